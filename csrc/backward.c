@@ -1,0 +1,68 @@
+/* backward.c: the gradients of batch normalization with respect to x, weight and bias.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Two sums per channel, sum(dy) and sum(dy * (x - mean)), then one line per channel:
+ *     dx = scale * ((dy - center) - slope * (x - mean))
+ *     scale = weight * inv_std    center = dbias / n    slope = dweight / n * inv_std
+ * With fixed statistics dx = scale * dy, the affine map of the forward pass. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    (void)piece;
+    const double count = (double)(job->plan.outer * job->plan.inner);
+    for (ptrdiff_t c = first; c < last; c++) {
+        cbn_merge_parts(job, c);
+        const double dbias = job->sum[c], dweight = job->dot[c] * job->inv_std[c];
+        cbn_store(job->dbias, job->param_dtype, c, dbias);
+        cbn_store(job->dweight, job->param_dtype, c, dweight);
+        job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * job->inv_std[c];
+        job->shift[c] = job->training ? dbias / count : 0;
+        job->slope[c] = job->training ? dweight / count * job->inv_std[c] : 0;
+    }
+}
+
+static void step_input_grad(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    struct cbn_block block;
+    const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
+    const char *dy = (const char *)job->dy + at;
+    char *dx = (char *)job->y + at;
+    if (job->training)
+        job->ops->input_grad[job->plan.layout](dx, dy, (const char *)job->x + at, job->mean + first,
+                                               job->scale + first, job->shift + first, job->slope + first, &block);
+    else /* shift and slope are zeros */
+        job->ops->affine[job->plan.layout](dx, dy, job->shift + first, job->scale + first, job->slope + first,
+                                           &block);
+}
+
+int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
+                 const double *mean, const double *inv_std, int training, enum cbn_dtype dtype,
+                 enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+{
+    if (outer == 0 || channels == 0 || inner == 0) {
+        const size_t bytes = (size_t)channels * (param_dtype == CBN_FLOAT32 ? sizeof(float) : sizeof(double));
+        memset(dweight, 0, bytes);
+        memset(dbias, 0, bytes);
+        return CBN_OK;
+    }
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .y = dx, .weight = weight, .dweight = dweight,
+                          .dbias = dbias, .training = training, .param_dtype = param_dtype};
+    cbn_make_plan(&job.plan, outer, channels, inner);
+    double **arrays[] = {&job.mean, &job.inv_std, &job.sum, &job.dot, &job.scale, &job.shift, &job.slope};
+    if (cbn_job_alloc(&job, arrays, 7, 1))
+        return CBN_NO_MEMORY;
+    memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
+    memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);
+    job.anchor = job.mean;
+    static const struct cbn_step steps[] = {{cbn_step_sums, CBN_PER_BLOCK},
+                                            {step_gradients, CBN_PER_CHANNEL},
+                                            {step_input_grad, CBN_PER_BLOCK_REVERSED}};
+    cbn_run_steps(&job, steps, 3, 2, num_threads);
+    free(job.workspace);
+    return CBN_OK;
+}

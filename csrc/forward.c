@@ -1,0 +1,97 @@
+/* forward.c: y = (x - mean) * scale + bias, with the batch's statistics (training) or given ones (inference).
+ *
+ * SPDX-License-Identifier: BSD-3-Clause */
+#include <math.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+/* 1 / sqrt(var + eps); 0 where that is a division by zero, so that a constant channel gives its bias even then */
+static double inverse_std(double var, double eps)
+{
+    const double square = var + eps;
+    return square == 0 ? 0 : 1 / sqrt(square);
+}
+
+static void set_line(struct cbn_job *job, ptrdiff_t c, double inv_std)
+{
+    job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * inv_std;
+    job->shift[c] = cbn_load(job->bias, job->param_dtype, c, 0);
+}
+
+static void step_batch_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    (void)piece;
+    const double count = (double)(job->plan.outer * job->plan.inner);
+    for (ptrdiff_t c = first; c < last; c++) {
+        job->inv_std[c] = inverse_std(job->m2[c] / count, job->eps);
+        set_line(job, c, job->inv_std[c]);
+    }
+}
+
+static void step_running_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    (void)piece;
+    for (ptrdiff_t c = first; c < last; c++) {
+        job->mean[c] = cbn_load(job->running_mean, job->param_dtype, c, 0);
+        set_line(job, c, inverse_std(cbn_load(job->running_var, job->param_dtype, c, 1), job->eps));
+    }
+}
+
+void cbn_step_affine(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    struct cbn_block block;
+    const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
+    job->ops->affine[job->plan.layout]((char *)job->y + at, (const char *)job->x + at, job->mean + first,
+                                       job->scale + first, job->shift + first, &block);
+}
+
+/* An empty batch: mean 0, m2 0. */
+static void set_empty(double *mean, double *m2, double *inv_std, double eps, ptrdiff_t channels)
+{
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        mean[c] = m2[c] = 0;
+        inv_std[c] = inverse_std(0, eps);
+    }
+}
+
+int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *x, const void *weight,
+                const void *bias, double eps, enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer,
+                ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+{
+    if (outer == 0 || channels == 0 || inner == 0) {
+        set_empty(mean, m2, inv_std, eps, channels);
+        return CBN_OK;
+    }
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .y = y, .weight = weight, .bias = bias, .mean = mean,
+                          .m2 = m2, .inv_std = inv_std, .eps = eps, .param_dtype = param_dtype};
+    cbn_make_plan(&job.plan, outer, channels, inner);
+    double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far, &job.scale, &job.shift};
+    if (cbn_job_alloc(&job, arrays, 6, 1))
+        return CBN_NO_MEMORY;
+    static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS,
+                                            {step_batch_line, CBN_PER_CHANNEL},
+                                            {cbn_step_affine, CBN_PER_BLOCK_REVERSED}};
+    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 1, num_threads);
+    free(job.workspace);
+    return CBN_OK;
+}
+
+int cbn_inference(void *y, const void *x, const void *weight, const void *bias, const void *running_mean,
+                  const void *running_var, double eps, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
+                  ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+{
+    if (outer == 0 || channels == 0 || inner == 0)
+        return CBN_OK;
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .y = y, .weight = weight, .bias = bias,
+                          .running_mean = running_mean, .running_var = running_var, .eps = eps,
+                          .param_dtype = param_dtype};
+    cbn_make_plan(&job.plan, outer, channels, inner);
+    double **arrays[] = {&job.mean, &job.scale, &job.shift};
+    if (cbn_job_alloc(&job, arrays, 3, 0))
+        return CBN_NO_MEMORY;
+    static const struct cbn_step steps[] = {{step_running_line, CBN_PER_CHANNEL}, {cbn_step_affine, CBN_PER_BLOCK}};
+    cbn_run_steps(&job, steps, 2, 0, num_threads);
+    free(job.workspace);
+    return CBN_OK;
+}

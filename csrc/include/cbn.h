@@ -1,0 +1,81 @@
+/* cbn.h: the public C interface of cbn, batch normalization on CPUs.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * An array is described by three sizes: `outer` samples, `channels`, and `inner` values of one channel that lie
+ * together. NC is (N, C, 1), NCHW is (N, C, H*W), NHWC is (N*H*W, C, 1). The value (o, c, i) stands at
+ * x[(o * channels + c) * inner + i]. Every channel has count = outer * inner values.
+ *
+ * What holds for every function:
+ * - outputs come first, then inputs, parameters, sizes; arguments are trusted, not checked;
+ * - arrays have the element type named by `dtype`; weight, bias, running_mean, running_var, dweight and dbias
+ *   have the one named by `param_dtype`; mean, m2 and inv_std are always double;
+ * - weight and bias may be NULL (1 and 0); an output may be exactly one of the inputs, but not overlap it partly;
+ * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller;
+ * - the return value is CBN_OK, or CBN_NO_MEMORY, after which the outputs are unspecified and inputs untouched.
+ */
+#ifndef CBN_H
+#define CBN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define CBN_API __attribute__((visibility("default")))
+#else
+#define CBN_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum cbn_dtype { CBN_FLOAT32 = 0, CBN_FLOAT64 = 1 };
+enum cbn_status { CBN_OK = 0, CBN_NO_MEMORY = 1 };
+
+/* mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count.
+ * An empty channel has mean 0 and m2 0. */
+CBN_API int cbn_moments(double *mean, double *m2, const void *x, enum cbn_dtype dtype, ptrdiff_t outer,
+                        ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+
+/* Training: y = (x - mean) * inv_std * weight + bias with inv_std = 1 / sqrt(m2 / count + eps), which is 0 where
+ * the root is 0. Ioffe & Szegedy 2015, Algorithm 1. y may be x. */
+CBN_API int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *x, const void *weight,
+                        const void *bias, double eps, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
+                        ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+
+/* Inference: y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. Algorithm 2, line 11. y may be x. */
+CBN_API int cbn_inference(void *y, const void *x, const void *weight, const void *bias, const void *running_mean,
+                          const void *running_var, double eps, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
+                          ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+
+/* Gradients. With x_hat = (x - mean) * inv_std: dbias = sum dy, dweight = sum dy * x_hat, and
+ * dx = weight * inv_std * (dy - dbias / count - x_hat * dweight / count) if the statistics came from x
+ * (`training` != 0), weight * inv_std * dy if they were fixed. Section 3 of the paper. dx may be dy or x. */
+CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
+                         const double *mean, const double *inv_std, int training, enum cbn_dtype dtype,
+                         enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
+                         int num_threads);
+
+/* running = (1 - momentum) * running + momentum * new, where new is mean, and m2 / (count - unbiased);
+ * momentum is the weight of the new value. Does nothing if count is 0. */
+CBN_API void cbn_update_running(void *running_mean, void *running_var, const double *mean, const double *m2,
+                                double momentum, int64_t count, int unbiased, enum cbn_dtype param_dtype,
+                                ptrdiff_t channels);
+
+/* Instruction sets: names from the plainest to the widest that this CPU runs, NULL past the last; the one in use;
+ * and its choice (0, or -1 if the name is unknown or not supported here). Choose while no call is running. */
+CBN_API const char *cbn_available_isa(int index);
+CBN_API const char *cbn_isa(void);
+CBN_API int cbn_select_isa(const char *name);
+
+/* Threads of the OpenMP runtime: the most a team could have now, the CPUs this thread may run on, and the OpenMP
+ * version cbn was compiled for (0: without OpenMP, every call is serial). */
+CBN_API int cbn_openmp_max_threads(void);
+CBN_API int cbn_openmp_num_procs(void);
+CBN_API int cbn_openmp_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,129 @@
+/* internal.h: what the drivers and the kernels know of each other.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Design. An operation is a list of *steps* (moments.c, forward.c, backward.c). A step works on channels, or on
+ * *blocks*: one piece of the samples and a range of channels. plan.c cuts the array: pieces by the shape alone,
+ * because partial sums are added piece by piece and so decide the bits; channel ranges freely, by caches and
+ * threads. schedule.c runs the steps over the blocks, and is the only file with OpenMP. The kernels (kernels_tmpl.h,
+ * compiled once for each instruction set) compute one block serially. */
+#ifndef CBN_INTERNAL_H
+#define CBN_INTERNAL_H
+
+#include "cbn.h"
+
+/* columns that a kernel handles at once; their accumulators must fit the L1 cache and the stack */
+#define CBN_MAX_WIDTH 1024
+/* channels that a kernel handles at once when each has its own lanes */
+#define CBN_MAX_LANED_CHANNELS 64
+
+/* How one kernel call sees memory: `outer` samples at `stride`, `channels` at `inner`, `length` values of each. */
+struct cbn_block {
+    ptrdiff_t outer, channels, inner, length, stride;
+    ptrdiff_t fold; /* samples that stand side by side in one row of columns */
+    int streaming;  /* write the output past the cache */
+};
+
+/* ROWS: along the values of one channel. COLUMNS: across channels, down the samples. */
+enum cbn_layout { CBN_ROWS = 0, CBN_COLUMNS = 1 };
+
+/* The kernels for one dtype. Channel arrays point at the first channel of the block, x, dy and y at its first value. */
+struct cbn_ops {
+    size_t itemsize;
+    /* anchor = mean of each channel's first 16 values */
+    void (*anchors)(double *anchor, const void *x, const struct cbn_block *block);
+    /* sum += x - anchor and dot += (x - anchor)^2; with dy: sum += dy and dot += dy * (x - anchor) */
+    void (*sums[2])(double *sum, double *dot, const void *dy, const void *x, const double *anchor,
+                    const struct cbn_block *block);
+    /* y = (x - mean) * scale + bias */
+    void (*affine[2])(void *y, const void *x, const double *mean, const double *scale, const double *bias,
+                      const struct cbn_block *block);
+    /* dx = scale * ((dy - center) - slope * (x - mean)) */
+    void (*input_grad[2])(void *dx, const void *dy, const void *x, const double *mean, const double *scale,
+                          const double *center, const double *slope, const struct cbn_block *block);
+};
+
+struct cbn_kernels {
+    const char *isa;
+    const struct cbn_ops *ops[2]; /* by enum cbn_dtype */
+};
+const struct cbn_ops *cbn_ops(enum cbn_dtype dtype);
+
+/* How an array is cut. Everything above the line depends on the shape alone, the rest never changes a bit. */
+struct cbn_plan {
+    ptrdiff_t outer, channels, inner, fold;
+    enum cbn_layout layout;
+    ptrdiff_t piece_outer, piece_length, inner_pieces, pieces;
+    ptrdiff_t max_tile;
+    /* ---- */
+    ptrdiff_t tile; /* channels per task */
+    int streaming;  /* outputs are written past the cache, in which they would not fit */
+    int fused;      /* a task runs all steps on its channels; otherwise each step runs over all blocks in turn */
+    int num_threads;
+};
+void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
+/* `streams`: arrays that are read twice, and so are worth keeping in cache between the steps; 0 if none is */
+void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads);
+/* Describes a block and returns the index of its first value. */
+ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
+                         ptrdiff_t last);
+
+/* One operation: its arrays, its numbers per channel, its cut. Members not used by an operation stay NULL. */
+struct cbn_job {
+    struct cbn_plan plan;
+    const struct cbn_ops *ops;
+    const void *x, *dy, *weight, *bias, *running_mean, *running_var;
+    void *y, *dweight, *dbias; /* y is dx in backward */
+    enum cbn_dtype param_dtype;
+    double eps;
+    int training;
+    /* one value per channel; parts have one per piece and channel */
+    double *mean, *m2, *inv_std, *anchor, *sum, *dot, *scale, *shift, *slope, *sum_parts, *dot_parts;
+    double *far; /* 1 where the anchor was far from the mean, else 0 */
+    void *workspace;
+};
+
+/* A step on channels [first, last) of one piece (-1 where the step is per channel). */
+typedef void cbn_step_fn(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last);
+enum cbn_step_kind { CBN_PER_CHANNEL, CBN_PER_BLOCK, CBN_PER_BLOCK_REVERSED };
+struct cbn_step {
+    cbn_step_fn *run;
+    enum cbn_step_kind kind;
+};
+/* Cuts the work into tasks and runs it; `streams` as in cbn_plan_tasks. */
+void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads);
+
+/* Gives the job `count` arrays of one double per channel, and the two arrays of parts if `parts`; all of it is
+ * job->workspace, for the caller to free. */
+int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts);
+
+/* Steps that several operations share. */
+cbn_step_fn cbn_step_anchors, cbn_step_sums, cbn_step_moments, cbn_step_resum, cbn_step_remoments;
+#define CBN_MOMENTS_STEPS                                                                                             \
+    {cbn_step_anchors, CBN_PER_CHANNEL}, {cbn_step_sums, CBN_PER_BLOCK}, {cbn_step_moments, CBN_PER_CHANNEL},         \
+        {cbn_step_resum, CBN_PER_BLOCK}, {cbn_step_remoments, CBN_PER_CHANNEL}
+/* Adds the parts of channel c, in the order of the pieces, to job->sum and job->dot. */
+void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c);
+
+/* Parameter c as a double; `missing` where there is no array. */
+static inline double cbn_load(const void *array, enum cbn_dtype dtype, ptrdiff_t c, double missing)
+{
+    if (array == NULL)
+        return missing;
+    return dtype == CBN_FLOAT32 ? (double)((const float *)array)[c] : ((const double *)array)[c];
+}
+
+static inline void cbn_store(void *array, enum cbn_dtype dtype, ptrdiff_t c, double value)
+{
+    if (dtype == CBN_FLOAT32)
+        ((float *)array)[c] = (float)value;
+    else
+        ((double *)array)[c] = value;
+}
+
+/* The default rounding and denormal handling, so that results do not depend on the caller's; enter returns what leave
+ * restores. Both stand in schedule.c, out of line, since a compiler may move arithmetic across an inlined switch. */
+unsigned long long cbn_fp_enter(void);
+void cbn_fp_leave(unsigned long long saved);
+
+#endif

@@ -1,0 +1,139 @@
+/* kernels.h: what one instruction set's kernels are made of; the template, once for each element type.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector) and
+ * cbn_widen_f32 (CBN_VEC floats to doubles). Vectors are those of GNU C (gcc, clang). */
+#include <math.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define CBN_INLINE inline __attribute__((always_inline))
+#define CBN_LANES 16
+#define CBN_VECS (CBN_LANES / CBN_VEC)
+#define CBN_EACH_VEC for (int v = 0; v < CBN_VECS; v++)
+#define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
+#define CBN_ROWS_AT_ONCE 8
+#define CBN_PREFETCH_BYTES 8192
+#define CBN_LINE_BYTES 64
+
+/* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
+#if defined(__clang__)
+#define CBN_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define CBN_IVDEP _Pragma("GCC ivdep")
+#endif
+
+typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(8), may_alias));
+
+static CBN_INLINE cbn_vec cbn_widen_f64(const double *p)
+{
+    return *(const cbn_vec_unaligned *)p;
+}
+
+/* the sum of CBN_LANES lanes, as a tree */
+static CBN_INLINE double cbn_fold_lanes(const double *lanes)
+{
+    double t[CBN_LANES / 2];
+    for (int l = 0; l < CBN_LANES / 2; l++)
+        t[l] = lanes[l] + lanes[l + CBN_LANES / 2];
+    for (int n = CBN_LANES / 4; n; n /= 2)
+        for (int l = 0; l < n; l++)
+            t[l] += t[l + n];
+    return t[0];
+}
+
+/* Asks for the line that a sequential reader at p will reach in a while: the sums are slow enough per line that the
+ * hardware's own prefetcher, which stops at every page, leaves memory idle. Harmless past the end of an array. */
+static CBN_INLINE void cbn_prefetch(const void *p)
+{
+    __builtin_prefetch((const void *)((uintptr_t)p + CBN_PREFETCH_BYTES), 0, 2);
+}
+
+/* --- output past the cache: gathered in a small buffer and written with streaming stores, whole lines at a time --- */
+
+#define CBN_BUFFER_BYTES 4096
+
+struct cbn_writer {
+    char *to;          /* where the buffer's first byte belongs */
+    size_t fill, room; /* bytes in the buffer, and to fill it up to: whole lines but for the first */
+    _Alignas(CBN_LINE_BYTES) char buffer[CBN_BUFFER_BYTES];
+};
+
+static CBN_INLINE struct cbn_writer *cbn_writer_open(struct cbn_writer *w, void *to)
+{
+    w->to = to;
+    w->fill = 0;
+    w->room = CBN_BUFFER_BYTES - (uintptr_t)to % CBN_LINE_BYTES;
+    return w;
+}
+
+static CBN_INLINE void cbn_writer_flush(struct cbn_writer *w)
+{
+    const size_t head = -(uintptr_t)w->to % CBN_LINE_BYTES;
+    size_t at = head < w->fill ? head : w->fill;
+    memcpy(w->to, w->buffer, at);
+    for (; at + CBN_LINE_BYTES <= w->fill; at += CBN_LINE_BYTES)
+        for (size_t b = 0; b < CBN_LINE_BYTES; b += sizeof(cbn_vec))
+            cbn_stream((double *)(void *)(w->to + at + b), CBN_LOAD(w->buffer + at + b, 0));
+    memcpy(w->to + at, w->buffer + at, w->fill - at);
+    cbn_writer_open(w, w->to + w->fill);
+}
+
+/* The next output belongs to `to`, which mostly is where the last one ended. */
+static CBN_INLINE void cbn_writer_seek(struct cbn_writer *w, void *to)
+{
+    if (w->to + w->fill != (char *)to) {
+        cbn_writer_flush(w);
+        cbn_writer_open(w, to);
+    }
+}
+
+static CBN_INLINE void cbn_writer_close(struct cbn_writer *w)
+{
+    if (w) {
+        cbn_writer_flush(w);
+        CBN_STREAM_FENCE();
+    }
+}
+
+/* one value per channel to one per column */
+static CBN_INLINE void cbn_spread(double *column, const double *channel, const struct cbn_block *b)
+{
+    for (ptrdiff_t f = 0, j = 0; f < b->fold; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            for (ptrdiff_t i = 0; i < b->inner; i++)
+                column[j++] = channel[c];
+}
+
+/* one sum per column to one per channel */
+static CBN_INLINE void cbn_gather(double *channel, const double *column, const struct cbn_block *b)
+{
+    for (ptrdiff_t c = 0; c < b->channels; c++)
+        channel[c] = 0;
+    for (ptrdiff_t f = 0, j = 0; f < b->fold; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            for (ptrdiff_t i = 0; i < b->inner; i++)
+                channel[c] += column[j++];
+}
+
+#define T float
+#define FN(name) name##_f32
+#define WIDEN cbn_widen_f32
+#define T_IS_WIDE 0
+#include "kernels_tmpl.h"
+
+#define T double
+#define FN(name) name##_f64
+#define WIDEN cbn_widen_f64
+#define T_IS_WIDE 1
+#include "kernels_tmpl.h"
+
+#define CBN_JOIN_(a, b) a##b
+#define CBN_JOIN(a, b) CBN_JOIN_(a, b)
+#define CBN_STRING_(a) #a
+#define CBN_STRING(a) CBN_STRING_(a)
+
+/* the only symbol of this file that others see; the runtime's choice is made in dispatch.c */
+const struct cbn_kernels CBN_JOIN(cbn_kernels_, CBN_ISA) = {CBN_STRING(CBN_ISA), {&ops_f32, &ops_f64}};

@@ -1,0 +1,118 @@
+/* moments.c: the statistics of a batch: anchors, two sums about them, mean and m2.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * With K an anchor near the channel's mean, s = sum(x - K) and q = sum((x - K)^2), all in double:
+ *     mean = K + s / n        m2 = q - s * (s / n)
+ * Nothing cancels as long as K is near: where s^2 / n > FAR * m2 the first values were no sample of the channel, and
+ * its sums are taken again about the mean just found. Parts of a channel simply add. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define FAR 1024.0
+
+void cbn_step_anchors(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    (void)piece;
+    struct cbn_block block;
+    const ptrdiff_t at = cbn_plan_block(&block, &job->plan, 0, first, last);
+    block.outer = job->plan.outer;
+    job->ops->anchors(job->anchor + first, (const char *)job->x + (size_t)at * job->ops->itemsize, &block);
+}
+
+void cbn_step_sums(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    struct cbn_block block;
+    const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
+    const ptrdiff_t part = piece * job->plan.channels + first;
+    job->ops->sums[job->plan.layout](job->sum_parts + part, job->dot_parts + part,
+                                     job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
+                                     job->anchor + first, &block);
+}
+
+void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c)
+{
+    double sum = 0, dot = 0;
+    for (ptrdiff_t piece = 0; piece < job->plan.pieces; piece++) {
+        sum += job->sum_parts[piece * job->plan.channels + c];
+        dot += job->dot_parts[piece * job->plan.channels + c];
+    }
+    job->sum[c] = sum;
+    job->dot[c] = dot;
+}
+
+static double count_of(const struct cbn_job *job)
+{
+    return (double)(job->plan.outer * job->plan.inner);
+}
+
+static int is_far(const struct cbn_job *job, ptrdiff_t c)
+{
+    const double step = job->sum[c] / count_of(job);
+    return job->sum[c] * step > FAR * (job->dot[c] - job->sum[c] * step);
+}
+
+static void finish(struct cbn_job *job, ptrdiff_t c)
+{
+    const double step = job->sum[c] / count_of(job), m2 = job->dot[c] - job->sum[c] * step;
+    job->mean[c] = job->anchor[c] + step;
+    job->m2[c] = m2 < 0 ? 0 : m2;
+}
+
+void cbn_step_moments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    (void)piece;
+    for (ptrdiff_t c = first; c < last; c++) {
+        cbn_merge_parts(job, c);
+        finish(job, c);
+        job->far[c] = is_far(job, c);
+    }
+    for (ptrdiff_t c = first; c < last; c++)
+        if (job->far[c])
+            job->anchor[c] = job->mean[c];
+}
+
+static int any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last)
+{
+    for (ptrdiff_t c = first; c < last; c++)
+        if (job->far[c])
+            return 1;
+    return 0;
+}
+
+/* The sums of a whole block again if one of its channels needs them: rare, and never worse than a second pass. */
+void cbn_step_resum(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    if (any_far(job, first, last))
+        cbn_step_sums(job, piece, first, last);
+}
+
+void cbn_step_remoments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
+    (void)piece;
+    for (ptrdiff_t c = first; c < last; c++)
+        if (job->far[c]) {
+            cbn_merge_parts(job, c);
+            finish(job, c);
+        }
+}
+
+int cbn_moments(double *mean, double *m2, const void *x, enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels,
+                ptrdiff_t inner, int num_threads)
+{
+    memset(mean, 0, (size_t)channels * sizeof *mean);
+    memset(m2, 0, (size_t)channels * sizeof *m2);
+    if (outer == 0 || channels == 0 || inner == 0)
+        return CBN_OK;
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .m2 = m2};
+    cbn_make_plan(&job.plan, outer, channels, inner);
+    double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far};
+    if (cbn_job_alloc(&job, arrays, 4, 1))
+        return CBN_NO_MEMORY;
+    static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS};
+    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 0, num_threads);
+    free(job.workspace);
+    return CBN_OK;
+}

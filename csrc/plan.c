@@ -1,0 +1,128 @@
+/* plan.c: how an array is cut into pieces (which decide the bits) and tasks (which do not).
+ *
+ * SPDX-License-Identifier: BSD-3-Clause */
+#include <unistd.h>
+
+#include "internal.h"
+
+/* Values of one channel in a piece along rows, and rows of columns in a piece: enough to make the cost of starting
+ * and merging a piece vanish, few enough to give every thread work when there are few channels. */
+#define PIECE_VALUES 65536
+#define PIECE_ROWS 256
+/* Most pieces per channel (about): bounds the partial sums to 1 KB per channel. */
+#define MOST_PIECES 64
+/* Planes smaller than this are summed across channels: a row would be mostly start and end. */
+#define SMALL_PLANE 64
+/* Narrow rows of columns are widened to at least this many by laying samples side by side. */
+#define LEAST_WIDTH 256
+/* Bytes that should lie together in memory whenever a task moves on to the next sample. */
+#define RUN_BYTES 8192
+/* Outputs of at least so many second-level caches bypass them: the reader of a smaller one may still find it there. */
+#define STREAMING_CACHES 8
+
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
+{
+    return a < b ? a : b;
+}
+
+static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b)
+{
+    return a > b ? a : b;
+}
+
+static ptrdiff_t parts_of(ptrdiff_t total, ptrdiff_t part)
+{
+    return (total + part - 1) / part;
+}
+
+/* Samples to lay side by side: the width must reach LEAST_WIDTH, and better be a multiple of all vector widths. */
+static ptrdiff_t fold_for(ptrdiff_t outer, ptrdiff_t group)
+{
+    if (group >= LEAST_WIDTH)
+        return 1;
+    const ptrdiff_t enough = parts_of(LEAST_WIDTH, group);
+    ptrdiff_t fold = enough;
+    while (fold * group % 16 && (fold + 1) * group <= CBN_MAX_WIDTH)
+        fold++;
+    return least(fold * group % 16 ? enough : fold, outer);
+}
+
+void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner)
+{
+    *plan = (struct cbn_plan){.outer = outer, .channels = channels, .inner = inner, .fold = 1};
+    const int columns = inner <= 8 || (inner < SMALL_PLANE && outer >= 4);
+    plan->layout = columns ? CBN_COLUMNS : CBN_ROWS;
+    plan->inner_pieces = 1;
+    plan->piece_length = inner;
+    if (columns) {
+        plan->fold = fold_for(outer, channels * inner);
+        const ptrdiff_t rows = parts_of(outer, plan->fold);
+        plan->piece_outer = plan->fold * most(PIECE_ROWS, parts_of(rows, MOST_PIECES));
+        plan->max_tile = plan->fold > 1 ? channels : most(1, least(channels, CBN_MAX_WIDTH / inner));
+    } else {
+        const ptrdiff_t values = most(PIECE_VALUES, parts_of(outer * inner, MOST_PIECES));
+        if (inner > values) { /* even lengths, in whole lanes */
+            plan->piece_length = parts_of(parts_of(inner, parts_of(inner, values)), 16) * 16;
+            plan->inner_pieces = parts_of(inner, plan->piece_length);
+        }
+        const ptrdiff_t pieces = parts_of(outer, most(1, values / plan->piece_length));
+        plan->piece_outer = parts_of(outer, pieces);
+        plan->max_tile = least(channels, CBN_MAX_LANED_CHANNELS);
+    }
+    plan->pieces = plan->inner_pieces * parts_of(outer, plan->piece_outer);
+}
+
+/* Bytes of the second-level cache, of which a task's data may take half. */
+static ptrdiff_t cache_bytes(void)
+{
+    static ptrdiff_t bytes; /* every thread that finds it unset writes the same value */
+    if (bytes == 0) {
+        long size = -1;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+        size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+        bytes = size > 0 ? size : 1 << 20;
+    }
+    return bytes;
+}
+
+void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads)
+{
+    const ptrdiff_t channels = plan->channels, run = plan->inner * (ptrdiff_t)itemsize;
+    const ptrdiff_t slab = most(1, plan->outer * run * most(1, streams));
+    plan->num_threads = num_threads;
+    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes();
+    /* channels whose slab stays in cache between the steps, in runs that are long enough */
+    ptrdiff_t tile = most(cache_bytes() / 2 / slab, parts_of(RUN_BYTES, run));
+    tile = most(1, least(tile, plan->max_tile));
+    ptrdiff_t tasks = parts_of(channels, tile);
+    const ptrdiff_t rounds = parts_of(tasks, num_threads);
+    if (plan->fold == 1 && rounds * num_threads <= channels) { /* even out the last round */
+        tile = parts_of(channels, rounds * num_threads);
+        tasks = parts_of(channels, tile);
+    }
+    /* Steps in turn read the array again from memory, half as much again; threads without work cost more. */
+    plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks;
+    if (!plan->fused) { /* several tasks for every thread, each as wide as may be */
+        const ptrdiff_t ranges = num_threads > 1 ? parts_of(4 * (ptrdiff_t)num_threads, plan->pieces) : 1;
+        tile = plan->fold > 1 ? channels : most(1, least(plan->max_tile, channels / ranges));
+    }
+    plan->tile = tile;
+}
+
+ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
+                         ptrdiff_t last)
+{
+    const ptrdiff_t o = piece / plan->inner_pieces * plan->piece_outer;
+    const ptrdiff_t i = piece % plan->inner_pieces * plan->piece_length;
+    *block = (struct cbn_block){
+        .outer = least(plan->piece_outer, plan->outer - o),
+        .channels = last - first,
+        .inner = plan->inner,
+        .length = least(plan->piece_length, plan->inner - i),
+        .stride = plan->channels * plan->inner,
+        .fold = plan->fold,
+        .streaming = plan->streaming,
+    };
+    return (o * plan->channels + first) * plan->inner + i;
+}

@@ -1,0 +1,188 @@
+/* schedule.c: runs the steps of an operation over blocks and threads; the only file with OpenMP.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Which thread runs which task, and in which order, never changes a result: every task writes its own partial sums
+ * or its own part of the output. */
+#include <stdlib.h>
+
+#include "internal.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+/* Work (values times steps) below which a second thread costs more than it brings. */
+#define WORK_PER_THREAD 32768
+
+unsigned long long cbn_fp_enter(void)
+{
+#if defined(__SSE2__)
+    const unsigned saved = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+    return saved;
+#elif defined(__aarch64__)
+    unsigned long long saved, standard = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"(standard));
+    return saved;
+#else
+    return 0;
+#endif
+}
+
+void cbn_fp_leave(unsigned long long saved)
+{
+#if defined(__SSE2__)
+    _mm_setcsr((unsigned)saved);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+#else
+    (void)saved;
+#endif
+}
+
+int cbn_openmp_max_threads(void)
+{
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+int cbn_openmp_num_procs(void)
+{
+#ifdef _OPENMP
+    return omp_get_num_procs();
+#else
+    return 1;
+#endif
+}
+
+int cbn_openmp_version(void)
+{
+#ifdef _OPENMP
+    return _OPENMP;
+#else
+    return 0;
+#endif
+}
+
+#if defined(_OPENMP) && defined(__GNUC__) && !defined(__clang__)
+#include <pthread.h>
+
+/* A child of fork has libgomp's threads in its books but not in its process, and would wait for them for ever.
+ * Ending them before the fork lets both sides start new ones. LLVM's runtime looks after itself, and does not
+ * survive this call. */
+static void end_threads_before_fork(void)
+{
+    omp_pause_resource_all(omp_pause_hard);
+}
+
+__attribute__((constructor)) static void survive_fork(void)
+{
+    pthread_atfork(end_threads_before_fork, NULL, NULL);
+}
+#endif
+
+/* Tasks 0 <= t < count, each `run(job, step, t)`. */
+typedef void task_fn(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task);
+
+static void run_tasks(task_fn *run, struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t count)
+{
+    const int threads = count < job->plan.num_threads ? (int)count : job->plan.num_threads;
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+        {
+            const unsigned long long saved = cbn_fp_enter();
+#pragma omp for schedule(static)
+            for (ptrdiff_t task = 0; task < count; task++)
+                run(job, step, steps, task);
+            cbn_fp_leave(saved);
+        }
+        return;
+    }
+#endif
+    (void)threads;
+    const unsigned long long saved = cbn_fp_enter();
+    for (ptrdiff_t task = 0; task < count; task++)
+        run(job, step, steps, task);
+    cbn_fp_leave(saved);
+}
+
+static ptrdiff_t tiles(const struct cbn_plan *plan)
+{
+    return (plan->channels + plan->tile - 1) / plan->tile;
+}
+
+static ptrdiff_t tile_end(const struct cbn_plan *plan, ptrdiff_t first)
+{
+    return first + plan->tile < plan->channels ? first + plan->tile : plan->channels;
+}
+
+/* All steps on one range of channels, whose values are still in cache when they are read again. */
+static void run_fused(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
+{
+    const ptrdiff_t first = task * job->plan.tile, last = tile_end(&job->plan, first), pieces = job->plan.pieces;
+    for (int s = 0; s < steps; s++)
+        if (step[s].kind == CBN_PER_CHANNEL)
+            step[s].run(job, -1, first, last);
+        else
+            for (ptrdiff_t piece = 0; piece < pieces; piece++)
+                step[s].run(job, step[s].kind == CBN_PER_BLOCK ? piece : pieces - 1 - piece, first, last);
+}
+
+/* One step on one block. */
+static void run_block(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
+{
+    (void)steps;
+    const ptrdiff_t ranges = tiles(&job->plan);
+    if (step->kind == CBN_PER_BLOCK_REVERSED)
+        task = job->plan.pieces * ranges - 1 - task;
+    const ptrdiff_t first = task % ranges * job->plan.tile;
+    step->run(job, task / ranges, first, tile_end(&job->plan, first));
+}
+
+/* One step on all channels. */
+static void run_channels(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
+{
+    (void)steps, (void)task;
+    step->run(job, -1, 0, job->plan.channels);
+}
+
+void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads)
+{
+    struct cbn_plan *plan = &job->plan;
+    const ptrdiff_t worthwhile = plan->outer * plan->channels * plan->inner / WORK_PER_THREAD * count;
+    if (num_threads > worthwhile)
+        num_threads = worthwhile > 1 ? (int)worthwhile : 1;
+    cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
+    if (plan->fused) {
+        run_tasks(run_fused, job, steps, count, tiles(plan));
+        return;
+    }
+    for (int s = 0; s < count; s++)
+        if (steps[s].kind == CBN_PER_CHANNEL)
+            run_tasks(run_channels, job, &steps[s], 1, 1);
+        else
+            run_tasks(run_block, job, &steps[s], 1, plan->pieces * tiles(plan));
+}
+
+int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
+{
+    const size_t channels = (size_t)job->plan.channels, pieces = parts ? (size_t)job->plan.pieces : 0;
+    double *next = malloc((channels * ((size_t)count + 2 * pieces) + 1) * sizeof(double));
+    if (next == NULL)
+        return CBN_NO_MEMORY;
+    job->workspace = next;
+    for (int i = 0; i < count; i++, next += channels)
+        *arrays[i] = next;
+    job->sum_parts = next;
+    job->dot_parts = next + pieces * channels;
+    return CBN_OK;
+}
