@@ -43,7 +43,7 @@ CORE = Extension(
     extra_compile_args=["-O2"],
     extra_link_args=OPENMP,
     libraries=["m"],
-    depends=HEADERS,
+    depends=[*HEADERS, "src/cbn/_core.pxd", "src/cbn/_checks.pxi"],
     py_limited_api=True,
 )
 

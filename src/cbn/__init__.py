@@ -1,0 +1,32 @@
+"""cbn: batch normalization for NumPy arrays on CPUs."""
+
+from . import reference
+from .functional import batch_norm, batch_norm_backward, batch_norm_forward, moments, update_running
+from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .statistics import Moments
+from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
+from .verify import OracleMismatch, Report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Moments",
+    "OracleMismatch",
+    "Report",
+    "available_isas",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "get_num_threads",
+    "moments",
+    "num_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    "update_running",
+    "use_isa",
+]

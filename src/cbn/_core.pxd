@@ -1,0 +1,28 @@
+# _core.pxd: the C interface of csrc/include/cbn.h, as Cython sees it.
+# SPDX-License-Identifier: BSD-3-Clause
+from libc.stdint cimport int64_t
+
+
+cdef extern from "cbn.h" nogil:
+    enum cbn_dtype:
+        CBN_FLOAT32
+        CBN_FLOAT64
+    int cbn_moments(double *mean, double *m2, const void *x, cbn_dtype dtype, Py_ssize_t outer, Py_ssize_t channels,
+                    Py_ssize_t inner, int num_threads)
+    int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *x, const void *weight,
+                    const void *bias, double eps, cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer,
+                    Py_ssize_t channels, Py_ssize_t inner, int num_threads)
+    int cbn_inference(void *y, const void *x, const void *weight, const void *bias, const void *running_mean,
+                      const void *running_var, double eps, cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer,
+                      Py_ssize_t channels, Py_ssize_t inner, int num_threads)
+    int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
+                     const double *mean, const double *inv_std, int training, cbn_dtype dtype, cbn_dtype param_dtype,
+                     Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads)
+    void cbn_update_running(void *running_mean, void *running_var, const double *mean, const double *m2,
+                            double momentum, int64_t count, int unbiased, cbn_dtype param_dtype, Py_ssize_t channels)
+    const char *cbn_available_isa(int index)
+    const char *cbn_isa()
+    int cbn_select_isa(const char *name)
+    int cbn_openmp_max_threads()
+    int cbn_openmp_num_procs()
+    int cbn_openmp_version()

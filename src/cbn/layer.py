@@ -1,0 +1,365 @@
+"""layer: batch normalization with parameters, running statistics and a backward pass."""
+
+import copy
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+from . import _core, checkpoint, verify
+
+__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
+
+
+class BatchNorm:
+    """Batch normalization over any channel axis, with torch's attributes and state.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels C.
+    eps : float, >= 0
+        Added to the variance, in the units of x squared.
+    momentum : float in [0, 1], or None
+        Weight of the new value in the running statistics (torch's convention), dimensionless. None: the plain
+        average over all batches since the last reset.
+    affine : bool
+        Whether there are parameters `weight` (and `bias`), which start as 1 and 0.
+    track_running_stats : bool
+        Whether running statistics are kept. Without them evaluation uses the batch's own, too.
+    bias : bool
+        Whether an affine layer has a bias.
+    axis : int
+        The channel axis, -1 for channels-last data.
+    dtype : float32 or float64
+        Of the parameters and running statistics. x must have it too; a float32 layer also takes float64 input.
+
+    Attributes
+    ----------
+    weight, bias : ndarray of dtype, shape (C,), or None
+    running_mean, running_var : ndarray of dtype, shape (C,), or None
+        ``running = (1 - momentum) * running + momentum * new`` after each training call, with the batch's mean and
+        unbiased variance (m2 / (n - 1)). They start as 0 and 1.
+    num_batches_tracked : ndarray of int64, shape (), or None
+        Training calls so far that were not empty.
+    weight_grad, bias_grad : ndarray of dtype, shape (C,), or None
+        Of the last `backward`; overwritten by the next.
+    batch_mean, batch_inv_std : ndarray of float64, shape (C,), or None
+        Statistics of the last training call.
+    training : bool
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of the wrong kind or out of range.
+
+    Notes
+    -----
+    Ioffe & Szegedy 2015. Training normalizes with the biased variance. Accuracy, determinism and passes over memory
+    are those of `batch_norm`. A call that raises leaves the layer as it was. Calls from several threads are safe:
+    the running statistics are committed under a lock. Layers pickle and copy, without what `backward` needs.
+
+    Examples
+    --------
+    >>> import numpy as np, cbn
+    >>> layer = cbn.BatchNorm(2)
+    >>> x = np.array([[1, 10], [3, 30]], dtype=np.float32)
+    >>> y = layer(x)
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> layer.running_mean, layer.running_var
+    (array([0.2, 2. ], dtype=float32), array([ 1.1, 20.9], dtype=float32))
+    >>> layer.eval()
+    BatchNorm(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    _ranks = None  # the ranks that x may have; None: any from 2 on
+
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=True,
+        track_running_stats=True,
+        *,
+        bias=True,
+        axis=1,
+        dtype=np.float32,
+    ):
+        self.num_features = _core.check_size(num_features, "num_features")
+        self.eps = _core.check_eps(eps)
+        self.momentum = None if momentum is None else _core.check_momentum(momentum)
+        self.affine = bool(affine)
+        self.track_running_stats = bool(track_running_stats)
+        self.axis = _core.check_integer(axis, "axis")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64; got {self.dtype}")
+        self.training = True
+        self.weight = np.empty(self.num_features, self.dtype) if affine else None
+        self.bias = np.empty(self.num_features, self.dtype) if affine and bias else None
+        self.running_mean = np.empty(self.num_features, self.dtype) if track_running_stats else None
+        self.running_var = np.empty(self.num_features, self.dtype) if track_running_stats else None
+        self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
+        self.weight_grad = self.bias_grad = None
+        self._forget()
+        self._lock = threading.Lock()
+        self.reset_parameters()
+
+    def __repr__(self):
+        text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+        text += f", bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
+        if self.axis != 1:
+            text += f", axis={self.axis}"
+        if self.dtype != np.float32:
+            text += f", dtype={self.dtype}"
+        return f"{type(self).__name__}({text})"
+
+    # --- the operations ---
+
+    def __call__(self, x, *, out=None):
+        """Normalize x: with its own statistics in training mode, else with the running ones.
+
+        Parameters
+        ----------
+        x : array_like, with num_features channels on `axis`
+        out : ndarray, optional
+            Where y is written, see `batch_norm`. If it is x, a following `backward` raises, since x is gone.
+
+        Returns
+        -------
+        y : ndarray
+            See `batch_norm`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `batch_norm`. Nothing has been changed then.
+        """
+        if self._ranks is not None:
+            self._check_rank(x)
+        if not self.training and self.running_mean is not None:
+            return _core.inference(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps, self.axis,
+                                   out, None, self.num_features)
+        tracked = self.training and self.track_running_stats
+        y, mean, _, inv_std, _, x = _core.forward(
+            x, self.weight, self.bias, self.eps, self.axis, out, None,
+            self.running_mean if tracked else None, self.running_var if tracked else None, self.momentum,
+            self.num_batches_tracked if tracked else None, self._lock, self.num_features,
+        )
+        if self.training:
+            in_place = out is not None and np.may_share_memory(x, out)
+            self._saved = None if in_place else (x, mean, inv_std)
+            self._why_none = "the training call overwrote x (out=x)" if in_place else ""
+            self.batch_mean, self.batch_inv_std = mean, inv_std
+        return y
+
+    def backward(self, dy, *, out=None):
+        """Return the gradient with respect to x of the last training call, and set weight_grad and bias_grad.
+
+        Parameters
+        ----------
+        dy : ndarray
+            The loss's gradient with respect to y, of x's shape and dtype.
+        out : ndarray, optional
+            Where dx is written; may be dy.
+
+        Returns
+        -------
+        dx : ndarray
+
+        Raises
+        ------
+        RuntimeError
+            If there was no training call, if `eval` came after it, or if it overwrote x.
+        TypeError, ValueError
+            If dy or out does not fit. Nothing has been changed then.
+        """
+        saved = self._saved
+        if saved is None:
+            raise RuntimeError(f"backward must follow a training call that kept x; got {self._why_none}")
+        dx, dweight, dbias = _core.backward(dy, *saved, self.weight, self.axis, True, out, None)
+        with self._lock:
+            self.weight_grad = None if self.weight is None else dweight
+            self.bias_grad = None if self.bias is None else dbias
+            if out is not None and np.may_share_memory(saved[0], out):
+                self._saved, self._why_none = None, "the last backward overwrote x"
+        return dx
+
+    def _check_rank(self, x):
+        rank = np.ndim(x)
+        if rank not in self._ranks:
+            wanted = " or ".join(f"{r}D" for r in self._ranks)
+            raise ValueError(f"expected {wanted} input (got {rank}D input)")
+
+    # --- modes and state ---
+
+    def _forget(self):
+        self._saved, self._why_none = None, "none"
+        self.batch_mean = self.batch_inv_std = None
+
+    def train(self, mode=True):
+        """Switch to training mode (or evaluation mode, if mode is false), and return the layer."""
+        self.training = bool(mode)
+        if not self.training:
+            self._forget()  # inference holds no memory
+        return self
+
+    def eval(self):
+        """Switch to evaluation mode, letting go of what `backward` needs, and return the layer."""
+        return self.train(False)
+
+    def reset_running_stats(self):
+        """Set running_mean to 0, running_var to 1 and num_batches_tracked to 0."""
+        if self.running_mean is not None:
+            with self._lock:
+                self.running_mean[...] = 0
+                self.running_var[...] = 1
+                self.num_batches_tracked[...] = 0
+
+    def reset_parameters(self):
+        """Reset the running statistics, and set weight to 1 and bias to 0."""
+        self.reset_running_stats()
+        if self.weight is not None:
+            self.weight[...] = 1
+        if self.bias is not None:
+            self.bias[...] = 0
+
+    def _state(self):
+        names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return OrderedDict((name, getattr(self, name)) for name in names if getattr(self, name) is not None)
+
+    def state_dict(self):
+        """Return copies of parameters and statistics, with torch's keys in torch's order.
+
+        Returns
+        -------
+        OrderedDict of ndarray
+            ``_metadata`` holds the version (2) and eps. ``torch.from_numpy`` of each makes it a state for torch.
+        """
+        with self._lock:
+            state = OrderedDict((name, value.copy()) for name, value in self._state().items())
+        state._metadata = OrderedDict({"": {"version": 2, "eps": self.eps}})
+        return state
+
+    def load_state_dict(self, state, strict=True):
+        """Copy parameters and statistics from a state, such as torch's.
+
+        Parameters
+        ----------
+        state : dict of array_like
+            Arrays or CPU tensors. ``num_batches_tracked`` may be missing unless the metadata says version 2, as in
+            torch's old states; it is then 0.
+        strict : bool
+            Whether the keys must be exactly this layer's.
+
+        Returns
+        -------
+        LoadResult
+            The keys that were missing, and those that were not expected.
+
+        Raises
+        ------
+        ValueError
+            For missing or unexpected keys (if strict), wrong shapes, negative variances, or an eps in the metadata
+            that is not this layer's. Nothing has been changed then.
+        TypeError
+            For values that are no real numbers.
+        """
+        return checkpoint.load_state(self, state, strict)
+
+    def save(self, path):
+        """Write the layer to a ``.npz`` file: its state, options and class. An existing file is replaced at once."""
+        checkpoint.save(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """Read a layer from a ``.npz`` file that `save` wrote. Nothing in the file is ever executed.
+
+        Returns
+        -------
+        BatchNorm
+            Of the class that was saved, in training mode.
+
+        Raises
+        ------
+        ValueError
+            If the file is no such file, is damaged, or holds a layer of another class.
+        """
+        return checkpoint.load(cls, path)
+
+    def __getstate__(self):
+        with self._lock:
+            state = {name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("_lock", "_saved")}
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._saved, self._why_none = None, "a copy of a layer"
+        self._lock = threading.Lock()
+
+    # --- tools ---
+
+    def affine_map(self):
+        """Return scale and shift with ``y = scale * x + shift`` in evaluation mode.
+
+        Returns
+        -------
+        scale, shift : ndarray of float64, shape (C,)
+            ``weight / sqrt(running_var + eps)`` and ``bias - scale * running_mean``: Algorithm 2, line 11.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has no running statistics.
+        """
+        if self.running_mean is None:
+            raise RuntimeError("affine_map must be called on a layer with running statistics; got none")
+        square = self.running_var.astype(np.float64) + self.eps
+        scale = np.divide(1, np.sqrt(square), out=np.zeros_like(square), where=square != 0)
+        if self.weight is not None:
+            scale *= self.weight
+        return scale, (0 if self.bias is None else self.bias) - scale * self.running_mean
+
+    def check(self, x, dy=None):
+        """Compare forward, backward, running update and inference on x with the oracle. Leaves the layer as it was.
+
+        Parameters
+        ----------
+        x : ndarray
+            A training input of this layer.
+        dy : ndarray, optional
+            A gradient for backward; random if it is not given.
+
+        Returns
+        -------
+        Report
+            The largest error of each quantity and its bound, in ulp; it prints as a table.
+
+        Raises
+        ------
+        OracleMismatch
+            If an error is larger than the numerics contract allows.
+        """
+        report = verify.check_layer(self, x, dy)
+        if not report.ok:
+            raise verify.OracleMismatch(report)
+        return report
+
+
+class BatchNorm1d(BatchNorm):
+    """`BatchNorm` for input of rank 2 or 3, such as (N, C) or (N, C, L); other ranks are a ValueError."""
+
+    _ranks = (2, 3)
+
+
+class BatchNorm2d(BatchNorm):
+    """`BatchNorm` for input of rank 4, such as (N, C, H, W); other ranks are a ValueError."""
+
+    _ranks = (4,)
+
+
+class BatchNorm3d(BatchNorm):
+    """`BatchNorm` for input of rank 5, such as (N, C, D, H, W); other ranks are a ValueError."""
+
+    _ranks = (5,)
