@@ -14,7 +14,8 @@
 #define CBN_VECS (CBN_LANES / CBN_VEC)
 #define CBN_EACH_VEC for (int v = 0; v < CBN_VECS; v++)
 #define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
-#define CBN_ROWS_AT_ONCE 8
+#define CBN_ROWS_AT_ONCE 16
+#define CBN_PART 4096
 #define CBN_PREFETCH_BYTES 8192
 #define CBN_LINE_BYTES 64
 

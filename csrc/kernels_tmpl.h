@@ -21,13 +21,13 @@ static CBN_INLINE void FN(add_lanes)(cbn_vec *s, cbn_vec *q, const T *dy, const 
     }
 }
 
-/* one row of one channel, onto lanes that go on from row to row */
+/* A part of a row of one channel, onto lanes that go on from part to part. Each part is summed from zero and then added:
+ * short chains of additions round less than a long one. */
 static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const T *x, double anchor, ptrdiff_t length)
 {
     cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
     CBN_EACH_VEC {
-        s[v] = CBN_LOAD(sum, v);
-        q[v] = CBN_LOAD(dot, v);
+        s[v] = q[v] = (cbn_vec){0};
         k[v] = (cbn_vec){0} + anchor;
     }
     ptrdiff_t i = 0;
@@ -49,8 +49,8 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
         }
     }
     CBN_EACH_VEC {
-        CBN_LOAD(sum, v) = s[v];
-        CBN_LOAD(dot, v) = q[v];
+        CBN_LOAD(sum, v) += s[v];
+        CBN_LOAD(dot, v) += q[v];
     }
 }
 
@@ -63,7 +63,10 @@ static CBN_INLINE void FN(sums_rows_of)(double *sum, double *dot, const T *dy, c
     for (ptrdiff_t o = 0; o < b->outer; o++)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
             const ptrdiff_t at = o * b->stride + c * b->inner;
-            FN(add_row)(s[c], q[c], dy ? dy + at : NULL, x + at, anchor[c], b->length);
+            for (ptrdiff_t i = 0; i < b->length; i += CBN_PART) {
+                const ptrdiff_t n = b->length - i < CBN_PART ? b->length - i : CBN_PART;
+                FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, anchor[c], n);
+            }
         }
     for (ptrdiff_t c = 0; c < b->channels; c++) {
         sum[c] = cbn_fold_lanes(s[c]);
@@ -71,7 +74,7 @@ static CBN_INLINE void FN(sums_rows_of)(double *sum, double *dot, const T *dy, c
     }
 }
 
-/* `rows` rows of `width` columns, each column onto its own sum */
+/* `rows` rows of `width` columns, each column from zero and then onto its own sum */
 static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
                                        ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t width)
 {
@@ -79,24 +82,27 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
     for (; j + CBN_LANES <= width; j += CBN_LANES) {
         cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
         CBN_EACH_VEC {
-            s[v] = CBN_LOAD(sum + j, v);
-            q[v] = CBN_LOAD(dot + j, v);
+            s[v] = q[v] = (cbn_vec){0};
             k[v] = CBN_LOAD(anchor + j, v);
         }
         for (ptrdiff_t r = 0; r < rows; r++)
             FN(add_lanes)(s, q, dy ? dy + r * stride + j : NULL, x + r * stride + j, k);
         CBN_EACH_VEC {
-            CBN_LOAD(sum + j, v) = s[v];
-            CBN_LOAD(dot + j, v) = q[v];
+            CBN_LOAD(sum + j, v) += s[v];
+            CBN_LOAD(dot + j, v) += q[v];
         }
     }
-    for (ptrdiff_t r = 0; r < rows && j < width; r++)
-        for (ptrdiff_t l = j; l < width; l++) {
-            const double d = (double)x[r * stride + l] - anchor[l];
-            const double g = dy ? (double)dy[r * stride + l] : d;
-            sum[l] += g;
-            dot[l] += g * d;
+    for (; j < width; j++) {
+        double s = 0, q = 0;
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const double d = (double)x[r * stride + j] - anchor[j];
+            const double g = dy ? (double)dy[r * stride + j] : d;
+            s += g;
+            q += g * d;
         }
+        sum[j] += s;
+        dot[j] += q;
+    }
 }
 
 static CBN_INLINE void FN(sums_columns_of)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
@@ -106,7 +112,7 @@ static CBN_INLINE void FN(sums_columns_of)(double *sum, double *dot, const T *dy
     const ptrdiff_t group = b->channels * b->inner, width = b->fold * group, stride = b->fold * b->stride;
     const ptrdiff_t rows = b->outer / b->fold, rest = b->outer % b->fold;
     cbn_spread(k, anchor, b);
-    /* a few rows at a time: long runs through memory, and sums that are loaded and stored less often */
+    /* a few rows at a time: long runs through memory, short chains of additions */
     for (ptrdiff_t r = 0; r < rows; r += CBN_ROWS_AT_ONCE) {
         const ptrdiff_t at = r * stride, some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
         FN(add_columns)(s, q, dy ? dy + at : NULL, x + at, k, some, stride, width);

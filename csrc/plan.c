@@ -93,16 +93,18 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     plan->num_threads = num_threads;
     plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes();
     /* channels whose slab stays in cache between the steps, in runs that are long enough */
-    ptrdiff_t tile = most(cache_bytes() / 2 / slab, parts_of(RUN_BYTES, run));
-    tile = most(1, least(tile, plan->max_tile));
+    const ptrdiff_t shortest = parts_of(RUN_BYTES, run);
+    ptrdiff_t tile = most(1, least(most(cache_bytes() / 2 / slab, shortest), plan->max_tile));
     ptrdiff_t tasks = parts_of(channels, tile);
-    const ptrdiff_t rounds = parts_of(tasks, num_threads);
-    if (plan->fold == 1 && rounds * num_threads <= channels) { /* even out the last round */
-        tile = parts_of(channels, rounds * num_threads);
+    const ptrdiff_t even = parts_of(channels, parts_of(tasks, num_threads) * num_threads);
+    if (plan->fold == 1 && even >= shortest) { /* even out the last round */
+        tile = even;
         tasks = parts_of(channels, tile);
     }
-    /* Steps in turn read the array again from memory, half as much again; threads without work cost more. */
-    plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks;
+    /* Steps in turn read the array again from memory, half as much again; threads without work cost more. Columns
+     * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
+    plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
+                  (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes());
     if (!plan->fused) { /* several tasks for every thread, each as wide as may be */
         const ptrdiff_t ranges = num_threads > 1 ? parts_of(4 * (ptrdiff_t)num_threads, plan->pieces) : 1;
         tile = plan->fold > 1 ? channels : most(1, least(plan->max_tile, channels / ranges));

@@ -1,0 +1,204 @@
+"""test_numerics: the bounds of the numerics contract against an oracle in extended precision."""
+
+import numpy as np
+import pytest
+from cases import (
+    DISTRIBUTIONS,
+    DTYPES,
+    LAYOUTS,
+    SHAPE_IDS,
+    SHAPES,
+    amplification,
+    assert_gradients,
+    assert_y,
+    filled,
+    parameters,
+    spread,
+    statistics,
+)
+
+import cbn
+from cbn import reference
+
+
+def hold(x, axis, eps=1e-5, dy=None):
+    """Statistics, forward, backward, inference and running update of one array, each within its bound."""
+    channels, dtype = x.shape[axis], np.dtype(x.dtype.type)
+    native = np.ascontiguousarray(x, dtype)
+    weight, bias = parameters(channels, dtype)
+    count, mean, var, std = statistics(native, axis)
+    inv_std = reference._inverse_std(var, eps)
+    factor = amplification(mean, std, dtype)
+
+    y, got_mean, got_inv_std = cbn.batch_norm_forward(x, weight, bias, eps, axis=axis)
+    assert y.dtype == dtype and y.shape == x.shape
+    assert (np.abs(got_mean - mean) <= 1e-11 * (np.abs(mean) + std)).all()
+    assert (np.abs(got_inv_std - inv_std) <= 1e-11 * inv_std).all()
+    assert_y(y, native, mean, inv_std, weight, bias, axis, factor)
+
+    moments = cbn.moments(x, axis=axis)
+    assert moments.count == count
+    np.testing.assert_array_equal(moments.mean, got_mean)
+    assert (np.abs(moments.var() - var) <= 1e-11 * var).all()
+
+    if dy is None:
+        dy = filled(x.shape, axis, dtype, seed=2)
+    got = cbn.batch_norm_backward(dy, x, got_mean, got_inv_std, weight, axis=axis)
+    wide = np.longdouble
+    exact = reference.batch_norm_backward(
+        dy.astype(np.float64), native.astype(np.float64), mean, inv_std, weight.astype(np.float64), axis=axis
+    )
+    centred = dy.astype(wide) - spread(exact[2] / count, native, axis)
+    unreduced = centred * spread(inv_std * weight, native, axis)
+    assert_gradients(got, exact, count, native, axis, factor, unreduced)
+
+    running_mean, running_var = np.zeros(channels, dtype), np.ones(channels, dtype)
+    trained = cbn.batch_norm(x, running_mean, running_var, weight, bias, True, 0.25, eps, axis=axis)
+    np.testing.assert_array_equal(trained, y)
+    new_var = var * count / (count - 1)
+    unit = np.finfo(dtype).eps if dtype == np.float32 else 1e-11
+    assert (np.abs(running_mean - mean / 4) <= unit * (np.abs(mean) + std)).all()
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected_var = (0.75 + new_var / 4).astype(dtype)
+        assert (
+            (running_var == expected_var) | (np.abs(running_var - expected_var.astype(wide)) <= unit * new_var)
+        ).all()
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        fixed_var = var.astype(dtype)
+    fixed_var = np.where(np.isfinite(fixed_var), fixed_var, dtype.type(1))
+    inferred = cbn.batch_norm(x, mean.astype(dtype), fixed_var, weight, bias, eps=eps, axis=axis)
+    fixed_inv_std = reference._inverse_std(fixed_var.astype(wide), eps)
+    with np.errstate(over="ignore"):
+        wide_y = reference.batch_norm(native.astype(np.float64), mean.astype(dtype).astype(np.float64),
+                                      fixed_var.astype(np.float64), weight.astype(np.float64),
+                                      bias.astype(np.float64), eps=eps, axis=axis)
+        if np.isfinite(wide_y.astype(dtype)).all():
+            assert_y(inferred, native, mean.astype(dtype).astype(wide), fixed_inv_std, weight, bias, axis,
+                     amplification(mean, 1 / np.where(fixed_inv_std == 0, 1, fixed_inv_std), dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize(("shape", "axis"), [(shape, axis) for _, shape, axis in SHAPES], ids=SHAPE_IDS)
+def test_shapes(shape, axis, dtype, isa):
+    hold(filled(shape, axis, dtype), axis)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((6, 5, 30, 40), 1), ((50, 4, 7, 7), 1), ((6, 31, 33, 5), -1), ((1500, 70), 1)],
+    ids=["rows", "small-planes", "NHWC", "NC"],
+)
+def test_distributions(shape, axis, distribution):
+    eps = 0.0 if distribution == "1e-37" else 1e-5
+    hold(filled(shape, axis, np.float32, distribution), axis, eps)
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-30, 1e30, 1e140])
+@pytest.mark.parametrize(("shape", "axis"), [((6, 5, 30, 40), 1), ((1500, 70), 1)], ids=["rows", "NC"])
+def test_float64_magnitudes(shape, axis, scale):
+    hold(filled(shape, axis, np.float64) * scale, axis, eps=0.0)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6])
+@pytest.mark.parametrize(("shape", "axis"), [((6, 5, 30, 40), 1), ((1500, 70), 1)], ids=["rows", "NC"])
+def test_float64_offsets(shape, axis, offset):
+    hold(filled(shape, axis, np.float64) + offset, axis)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("shape", "axis"), [((6, 5, 12, 40), 1), ((5, 33, 7, 7), 1), ((3, 8, 7, 6), -2)])
+def test_layouts(shape, axis, layout, dtype):
+    x = filled(shape, axis, dtype)
+    arranged = LAYOUTS[layout](x, axis)
+    np.testing.assert_array_equal(arranged, x)
+    hold(arranged, axis)
+    if layout == "channels_last":
+        assert cbn.batch_norm(arranged, training=True, axis=axis).strides == arranged.strides
+    elif layout != "C":
+        y = cbn.batch_norm(arranged, training=True, axis=axis)
+        assert y.flags.c_contiguous
+        np.testing.assert_array_equal(y, cbn.batch_norm(x, training=True, axis=axis))
+
+
+def test_gradient_that_almost_vanishes():
+    """dy = y: dx is 1e-5 of dy, and float32 arithmetic would leave noise of it."""
+    x = filled((8, 4, 20, 20), 1, np.float32)
+    y, mean, inv_std = cbn.batch_norm_forward(x)
+    hold(x, 1, dy=y)
+    hold(filled((8, 4, 20, 20), 1, np.float32), 1, dy=1000 + filled((8, 4, 20, 20), 1, np.float32, seed=3))
+
+
+def exact_pairs(shape, axis, dtype, seed=0):
+    """Values m + d and m - d with dyadic m and d: the mean is m and the variance a mean of squares, both exact."""
+    rng = np.random.default_rng(seed)
+    channels = shape[axis]
+    half = int(np.prod(shape)) // channels // 2
+    mean = rng.integers(-64, 64, channels) / 4.0
+    distance = rng.integers(0, 2, (channels, half)) * 2.0 + 1.0
+    values = np.concatenate([mean[:, None] + distance, mean[:, None] - distance], axis=1)
+    values = rng.permuted(values, axis=1)
+    rest = [n for d, n in enumerate(shape) if d != axis % len(shape)]
+    return np.ascontiguousarray(np.moveaxis(values.reshape(channels, *rest), 0, axis)).astype(dtype), mean, distance
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((2, 3), 1), ((10, 3), 1), ((64, 40, 4, 7), 1), ((9, 5, 64, 10), 1), ((8, 30, 33, 5), -1)]
+)
+def test_exact_moments_come_out_exact(shape, axis, dtype, seed, isa):
+    x, mean, distance = exact_pairs(shape, axis, dtype, seed)
+    moments = cbn.moments(x, axis=axis)
+    np.testing.assert_array_equal(moments.mean, mean)
+    np.testing.assert_array_equal(moments.m2, 2 * np.square(distance).sum(axis=1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("constant", [0.0, 0.1, -7.3, 1e8, 1e30, 1e-40])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 2), 1), ((7, 3, 5), 1), ((4, 3, 20, 11), 1), ((9, 7, 3), -1)])
+def test_constant_channel_gives_the_bias(shape, axis, constant, eps, dtype, isa):
+    x = np.full(shape, constant, dtype)
+    weight, bias = parameters(shape[axis], dtype)
+    y, mean, inv_std = cbn.batch_norm_forward(x, weight, bias, eps, axis=axis)
+    np.testing.assert_array_equal(y, np.broadcast_to(reference._spread(bias, x, axis), shape))
+    np.testing.assert_array_equal(mean, np.full(shape[axis], x.flat[0], np.float64))
+    assert (inv_std == (0 if eps == 0 else 1 / np.sqrt(eps))).all()
+    dx, dweight, _ = cbn.batch_norm_backward(np.ones_like(x), x, mean, inv_std, weight, axis=axis)
+    assert np.isfinite(dx).all() and (dweight == 0).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 3, 20, 11), 1), ((4, 3, 3, 3), 1), ((40, 70), 1), ((9, 7, 3), -1)])
+def test_bad_value_stays_in_its_channel(shape, axis, bad, isa):
+    x = filled(shape, axis, np.float32)
+    clean = x.copy()
+    np.moveaxis(x, axis, 0)[1].flat[2] = bad
+    others = [c for c in range(shape[axis]) if c != 1]
+    pick = lambda a: np.moveaxis(np.asarray(a), axis, 0)[others]  # noqa: E731
+    y, mean, inv_std = cbn.batch_norm_forward(x, axis=axis)
+    clean_y, clean_mean, clean_inv_std = cbn.batch_norm_forward(clean, axis=axis)
+    np.testing.assert_array_equal(pick(y), pick(clean_y))
+    np.testing.assert_array_equal(mean[others], clean_mean[others])
+    dy = filled(shape, axis, np.float32, seed=5)
+    got = cbn.batch_norm_backward(dy, x, mean, inv_std, axis=axis)
+    expected = cbn.batch_norm_backward(dy, clean, clean_mean, clean_inv_std, axis=axis)
+    np.testing.assert_array_equal(pick(got[0]), pick(expected[0]))
+    np.testing.assert_array_equal(got[1][others], expected[1][others])
+    stats = np.zeros(shape[axis], np.float32), np.ones(shape[axis], np.float32)
+    np.testing.assert_array_equal(pick(cbn.batch_norm(x, *stats, axis=axis)), pick(cbn.batch_norm(clean, *stats, axis=axis)))
+    if bad != 3e38:
+        assert np.isnan(np.moveaxis(y, axis, 0)[1]).all()
+    else:
+        assert np.isfinite(y).all()
+
+
+def test_variance_too_large_for_float32_becomes_inf():
+    mean, var = np.zeros(2, np.float32), np.ones(2, np.float32)
+    x = filled((50, 2), 1, np.float32)
+    x[:, 1] *= 1e30
+    y = cbn.batch_norm(x, mean, var, training=True)
+    assert np.isfinite(y).all() and np.isfinite(var[0]) and np.isinf(var[1])
