@@ -1,0 +1,7 @@
+"""__main__: `python -m cbn` shows the configuration, checks the library against its oracle, and compares its speed."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,103 @@
+"""test_moments: merging parts, updates, dicts, and properties that hold for any data."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import cbn
+
+values = st.floats(-1e6, 1e6, width=32)
+arrays = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=9), elements=values)
+
+
+def assert_close(a, b, count):
+    std = np.sqrt(b.m2 / max(count, 1))
+    assert a.count == b.count
+    assert (np.abs(a.mean - b.mean) <= 1e-12 * (np.abs(b.mean) + std)).all()
+    # a variance is known to 1e-12 of itself, but never better than the rounding of the means that it is about
+    rounding = count * np.square(1e-15 * np.abs(b.mean)) + 1e-30
+    assert (np.abs(a.m2 - b.m2) <= 1e-12 * b.m2 + rounding).all()
+
+
+@given(arrays, st.data())
+@settings(deadline=None, max_examples=200)
+def test_parts_merge_to_the_whole(x, data):
+    cut = data.draw(st.integers(0, x.shape[0]))
+    whole = cbn.moments(x)
+    count = whole.count
+    a, b = cbn.moments(x[:cut]), cbn.moments(x[cut:])
+    assert_close(a + b, whole, count)
+    assert_close(b + a, whole, count)
+    a.merge(b)
+    assert_close(a, whole, count)
+    running = cbn.Moments(0, np.zeros(x.shape[1]), np.zeros(x.shape[1]))
+    for sample in x:
+        running.update(sample[None])
+    assert_close(running, whole, count)
+
+
+@given(arrays)
+@settings(deadline=None, max_examples=200)
+def test_layouts_agree(x):
+    expected = cbn.moments(x)
+    moved = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    assert_close(cbn.moments(moved, axis=-1), expected, expected.count)
+    assert_close(cbn.moments(x[::-1]), expected, expected.count)
+
+
+@given(arrays, st.floats(-100, 100, width=16), st.sampled_from([0.25, 2.0, 1024.0]))
+@settings(deadline=None, max_examples=100)
+def test_output_properties(x, shift, scale):
+    """y has mean 0; scaling x by a power of two and eps by its square changes no bit; dx sums to 0."""
+    if x.size // x.shape[1] < 2:
+        return
+    y, mean, inv_std = cbn.batch_norm_forward(x, eps=1e-3)
+    count = x.size // x.shape[1]
+    rest = tuple(d for d in range(x.ndim) if d != 1)
+    assert (np.abs(y.astype(np.float64).sum(axis=rest)) <= 1e-6 * count * np.abs(y).max(axis=rest) + 1e-6).all()
+    scaled, _, _ = cbn.batch_norm_forward(x * np.float32(scale), eps=1e-3 * scale**2)
+    np.testing.assert_array_equal(scaled, y)
+    dy = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    dx = cbn.batch_norm_backward(dy, x, mean, inv_std)[0].astype(np.float64)
+    assert (np.abs(dx.sum(axis=rest)) <= 1e-6 * count * np.abs(dx).max(axis=rest) + 1e-30).all()
+
+
+def test_offset_of_a_million_deviations():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((400, 3, 50)) + 1e6).astype(np.float32)
+    whole = cbn.moments(x)
+    parts = cbn.Moments(0, np.zeros(3), np.zeros(3))
+    for part in np.array_split(x, 37):
+        parts.merge(cbn.moments(part))
+    assert (np.abs(parts.mean - whole.mean) <= 1e-12 * np.abs(whole.mean)).all()
+    np.testing.assert_allclose(parts.var(), whole.var(), rtol=1e-10)
+
+
+def test_dict_and_copies():
+    moments = cbn.moments(np.arange(12.0).reshape(4, 3))
+    other = cbn.Moments.from_dict(moments.to_dict())
+    assert (other.count, other.mean.tolist(), other.m2.tolist()) == (4, moments.mean.tolist(), moments.m2.tolist())
+    moments.to_dict()["mean"][...] = 9
+    assert not (moments.mean == 9).any()
+    total = moments + other
+    assert total.count == 8 and moments.count == 4
+    np.testing.assert_allclose(total.var(1), np.var(np.tile(np.arange(12.0).reshape(4, 3), (2, 1)), axis=0, ddof=1))
+
+
+def test_values_near_the_largest_float_merge():
+    a, b = cbn.Moments(1, [1e150], [0.0]), cbn.Moments(3, [-1e150], [0.0])
+    np.testing.assert_allclose((a + b).mean, [-0.5e150])
+    np.testing.assert_allclose((a + b).m2, [3e300])
+
+
+def test_update_running():
+    mean, var = np.float32([1]), np.float32([2])
+    cbn.update_running(mean, var, cbn.Moments(5, [3.0], [8.0]), 0.5, unbiased=False)
+    assert mean[0] == 2 and var[0] == np.float32(1.8)
+    cbn.update_running(mean, var, cbn.Moments(0, [3.0], [8.0]), 0.5)
+    cbn.update_running(mean, var, cbn.Moments(1, [2.0], [0.0]), 0.0, unbiased=False)
+    assert mean[0] == 2 and var[0] == np.float32(1.8)
+    with pytest.raises(ValueError, match="momentum must be a number in"):
+        cbn.update_running(mean, var, cbn.Moments(5, [3.0], [8.0]), 7)
