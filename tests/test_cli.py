@@ -1,0 +1,218 @@
+"""test_cli: `python -m cbn` as a user runs it, its files, its errors, and its exit status."""
+
+import importlib.util
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import cbn
+from cbn import cli, reference
+
+LAYOUTS = ["NC", "NCL", "NCHW", "NCHW 7x7 planes", "NCHW channels_last", "NCHW strided", "NCHW mean 1e6 std", "NHWC"]
+
+
+def run(*arguments, status=0):
+    done = subprocess.run([sys.executable, "-m", "cbn", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def refused(*arguments):
+    """The one line that a wrong request gets."""
+    done = run(*arguments, status=2)
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(array, name="x.npy"):
+        np.save(tmp_path / name, array, allow_pickle=True)
+        return tmp_path / name
+
+    return save
+
+
+def normal(*shape, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+# --- the parts ---
+
+
+def test_config_shows_what_was_detected():
+    output = run("config").stdout
+    assert cbn.__version__ in output and ", ".join(cbn.available_isas()) in output and np.__version__ in output
+
+
+def test_everything_and_its_json(tmp_path):
+    done = run("--quick", "--json", tmp_path / "all.json")
+    result = json.loads((tmp_path / "all.json").read_text())
+    assert result["ok"] is True
+    assert result["config"]["cbn"] == cbn.__version__ and result["config"]["isas"] == list(cbn.available_isas())
+    assert [(row["layout"], row["dtype"]) for row in result["check"]] == [
+        (layout, dtype) for dtype in ("float32", "float64") for layout in LAYOUTS]
+    for row in result["check"]:
+        assert row["ok"] and row["same_bits"] and list(row["worst"]) == ["forward", "backward", "running", "inference"]
+        assert all(0 < entry["ulp"] <= entry["bound"] for entry in row["worst"].values())
+    rows = result["comparison"]
+    assert [row["operation"] for row in rows] == 2 * ["forward", "backward", "inference"]
+    for row in rows:
+        seconds, traffic = row["seconds"], np.prod(row["shape"]) * 4 * (3 if row["operation"] == "backward" else 2)
+        assert row["ok"] and row["agrees"]["cbn"] and row["agrees"]["numpy"] and min(seconds.values()) > 0
+        assert row["gigabytes_per_second"] == pytest.approx(traffic / seconds["cbn"] / 1e9)
+        assert row["speedup"]["numpy"] == pytest.approx(seconds["numpy"] / seconds["cbn"])
+        assert ("torch" in seconds) == (importlib.util.find_spec("torch") is not None)
+        assert "x".join(map(str, row["shape"])) in done.stdout
+    assert "Self-check: 16 of 16 ok" in done.stdout and done.stdout.count(" FAILED") == 0
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith("cbn: ") for line in lines) and "\r" not in done.stderr
+
+
+def test_parts_run_alone(tmp_path):
+    run("check", "--quick", "--json", tmp_path / "check.json")
+    assert json.loads((tmp_path / "check.json").read_text()).keys() == {"config", "check", "ok"}
+    output = run("bench", "--quick").stdout
+    assert "GB/s" in output and "Self-check" not in output
+
+
+# --- the user's own array ---
+
+
+@pytest.mark.parametrize(
+    ("x", "axis"),
+    [
+        (normal(40, 5, 3, 3), None),
+        (normal(6, 4, 4, 10, dtype=np.float64), -1),
+        (np.asfortranarray(normal(30, 20)), 0),
+        (normal(30, 20).astype(">f4"), 1),
+        (np.where(np.arange(6) == 2, np.nan, normal(50, 6)).astype(np.float32), 1),
+    ],
+    ids=["NCHW", "NHWC", "fortran", "byteswapped", "nan-channel"],
+)
+def test_input_is_checked_and_compared(x, axis, saved, tmp_path):
+    run("--input", saved(x), *([] if axis is None else ["--axis", axis]), "--json", tmp_path / "x.json")
+    result = json.loads((tmp_path / "x.json").read_text())
+    (row,) = result["check"]
+    assert row["layout"] == "x.npy" and row["shape"] == list(x.shape) and row["axis"] == (1 if axis is None else axis)
+    assert row["dtype"] == x.dtype.newbyteorder("=").name and row["ok"]
+    assert {tuple(r["shape"]) for r in result["comparison"]} == {x.shape}
+
+
+def test_bad_input_is_refused_in_one_line(saved, tmp_path):
+    assert "--input must be a file that can be read; got missing.npy: No such file" in refused("--input", "missing.npy")
+    assert "--input must be a file that can be read; got" in refused("check", "--input", tmp_path)
+    pickled = tmp_path / "pickled.npy"
+    pickled.write_bytes(pickle.dumps([1.0, 2.0]))
+    assert "--input must be a .npy file of numbers; got" in refused("bench", "--input", pickled)
+    assert "Object arrays cannot be loaded" in refused("--input", saved(np.array([[{}, 1.0]])))
+    (tmp_path / "empty.npy").touch()
+    assert "--input must be a .npy file of numbers; got" in refused("--input", tmp_path / "empty.npy")
+    cut = saved(normal(8, 3), "cut.npy")
+    cut.write_bytes(cut.read_bytes()[:-8])
+    assert "--input must be a .npy file of numbers; got" in refused("--input", cut)
+    assert "--input must have dtype float32 or float64; got int64" in refused("--input", saved(np.ones((2, 3), int)))
+    assert "--input must have rank 2 or more; got shape (5,)" in refused("--input", saved(normal(5)))
+    assert "--axis must lie between -2 and 1 for rank 2; got 2" in refused("--input", saved(normal(8, 3)), "--axis", 2)
+    for shape in (1, 3), (0, 3), (5, 0):
+        assert "2 or more values per channel of axis 1; got shape" in refused("--input", saved(normal(*shape)))
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path):
+    assert "--axis must come with --input; got it alone" in refused("--axis", 1)
+    assert "--plot must come with bench or without a part; got check" in refused("check", "--plot", "p.png")
+    assert "--input must come with check, bench or without a part; got config" in refused("config", "--input", "x.npy")
+    assert "--json must be a file that can be written; got" in refused("--json", tmp_path / "none" / "x.json")
+    assert "--json must be a file that can be written; got" in refused("--json", tmp_path)
+    assert "invalid choice: 'train'" in run("train", status=2).stderr
+
+
+# --- the plot ---
+
+
+def test_plot(tmp_path):
+    if importlib.util.find_spec("matplotlib") is None:
+        assert "pip install 'cbn[plot]'" in refused("bench", "--plot", tmp_path / "p.png")
+    else:
+        run("bench", "--quick", "--plot", tmp_path / "p.png")
+        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+        assert "--plot must end in one of" in refused("bench", "--plot", tmp_path / "p.numbers")
+
+
+def test_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["bench", "--plot", str(tmp_path / "p.png")]) == 2
+    assert capsys.readouterr().err == (
+        "cbn: --plot must have matplotlib (pip install 'cbn[plot]'); got no such module\n")
+
+
+# --- when something is wrong ---
+
+
+def test_results_that_differ_from_the_oracle_fail(monkeypatch, capsys, saved, tmp_path):
+    def another_oracle(*args, **kwargs):
+        dx, dweight, dbias = true_oracle(*args, **kwargs)
+        return dx * 1.01, dweight, dbias
+
+    true_oracle = reference.batch_norm_backward
+    monkeypatch.setattr(reference, "batch_norm_backward", another_oracle)
+    assert cli.main(["--input", str(saved(normal(50, 6))), "--json", str(tmp_path / "x.json")]) == 1
+    output = capsys.readouterr().out
+    assert f"FAILED: x.npy float32: backward dx with {cbn.available_isas()[-1]}: " in output
+    assert "Self-check: 0 of 1 ok" in output and "marked with ! differ from the oracle" in output
+    result = json.loads((tmp_path / "x.json").read_text())
+    assert result["ok"] is False
+    assert {(f["operation"], f["quantity"], f["isa"]) for f in result["check"][0]["failures"]} == {
+        ("backward", "dx", isa) for isa in cbn.available_isas()}
+    assert [row["ok"] for row in result["comparison"]] == [True, False, True]
+
+
+def test_bits_that_differ_fail(monkeypatch, capsys, saved):
+    def forward(*args, num_threads, **kwargs):
+        y, mean, inv_std = cbn.batch_norm_forward(*args, num_threads=num_threads, **kwargs)
+        return (np.nextafter(y, np.float32(2)) if num_threads == 3 else y), mean, inv_std
+
+    monkeypatch.setattr(cli, "batch_norm_forward", forward)
+    assert cli.main(["check", "--input", str(saved(normal(50, 6)))]) == 1
+    output = capsys.readouterr().out
+    assert "FAILED: x.npy float32: other bits with baseline and 3 threads" in output and "2 threads" not in output
+    assert "Same bits for all instruction sets and numbers of threads: NO" in output
+
+
+def started(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "cbn", *arguments], text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_interrupt_ends_quietly():
+    process = started("bench", stdout=subprocess.PIPE)
+    assert process.stderr.readline().startswith("cbn: comparing")
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and output == ""
+    assert all(line.startswith("cbn: comparing") for line in errors.splitlines())
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = started("config", stdout=writer)
+    os.close(writer)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 141 and errors == ""
+
+
+def test_progress_rewrites_one_line_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = cli.Progress()
+    progress("one")
+    progress("two")
+    progress.clear()
+    assert capsys.readouterr().err == "\r\033[Kone\r\033[Ktwo\r\033[K"
