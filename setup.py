@@ -1,4 +1,4 @@
-"""setup: compiles the kernels once for each instruction set, the drivers, and the Cython wrappers (stable ABI of 3.11)."""
+"""setup: compiles the drivers, the kernels for each instruction set, and the Cython wrappers (stable ABI of 3.11)."""
 
 import os
 import platform
@@ -11,7 +11,15 @@ from setuptools import Extension, setup
 OPENMP = ["-fopenmp"] if os.environ.get("CBN_OPENMP", "1") != "0" else []
 # -ffp-contract=off and no fast-math: the same bits from every instruction set. The other two promise that nobody
 # reads errno or floating-point exceptions, which lets loops be vectorized, and changes no result.
-CFLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-fPIC"]
+CFLAGS = [
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-fPIC",
+]
 DRIVERS = ["moments", "forward", "backward", "running", "plan", "schedule", "dispatch", "isa_baseline"]
 ISA_FLAGS = {
     "avx2": ["-mavx2"],
@@ -38,8 +46,11 @@ CORE = Extension(
     "cbn._core",
     ["src/cbn/_core.pyx"],
     include_dirs=["csrc/include", np.get_include()],
-    define_macros=[("Py_LIMITED_API", "0x030B0000"), ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
-                   ("NPY_NO_DEPRECATED_API", "NPY_1_23_API_VERSION")],
+    define_macros=[
+        ("Py_LIMITED_API", "0x030B0000"),
+        ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
+        ("NPY_NO_DEPRECATED_API", "NPY_1_23_API_VERSION"),
+    ],
     extra_compile_args=["-O2"],
     extra_link_args=OPENMP,
     libraries=["m"],

@@ -63,8 +63,11 @@ def main():
         ms = {name: f"{np.median(values) * 1e3:.2f}" for name, values in times.items()}
         rate = 2 * y.nbytes / np.median(times["cbn"]) / 1e9
         speedup = f"{np.median(times['torch'] / times['cbn']):.2f}" if "torch" in times else "-"
-        print(f"{shape!s:22}{ms['cbn']:>8}{rate:7.1f}{ms.get('torch', '-'):>10}{ms['copy']:>9}{speedup:>11}"
-              f"{np.median(times['cbn'] / times['copy']):10.2f}", flush=True)
+        print(
+            f"{shape!s:22}{ms['cbn']:>8}{rate:7.1f}{ms.get('torch', '-'):>10}{ms['copy']:>9}{speedup:>11}"
+            f"{np.median(times['cbn'] / times['copy']):10.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

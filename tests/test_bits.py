@@ -108,7 +108,9 @@ def test_the_layout_of_a_mixed_block_does_not_matter():
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="sets the x86 control register")
-@pytest.mark.parametrize("control", [0x1F80 | 0x8040, 0x1F80 | 0x6000, 0x1F80 | 0x2000], ids=["ftz-daz", "to-zero", "down"])
+@pytest.mark.parametrize(
+    "control", [0x1F80 | 0x8040, 0x1F80 | 0x6000, 0x1F80 | 0x2000], ids=["ftz-daz", "to-zero", "down"]
+)
 def test_rounding_state_of_the_caller(control, tmp_path):
     """Neither matters for results nor is changed. Denormals count: everything here is close to them."""
     source = tmp_path / "csr.c"

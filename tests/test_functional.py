@@ -93,7 +93,9 @@ def test_float64_input_with_float32_parameters():
     mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
     y = cbn.batch_norm(x, mean, var, weight, bias, training=True)
     assert y.dtype == np.float64 and mean.dtype == np.float32
-    np.testing.assert_allclose(y, reference.batch_norm(x, None, None, weight, bias, True).astype(float), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(
+        y, reference.batch_norm(x, None, None, weight, bias, True).astype(float), rtol=1e-14, atol=1e-14
+    )
     _, batch_mean, inv_std = cbn.batch_norm_forward(x, weight, bias)
     dx, dweight, dbias = cbn.batch_norm_backward(np.ones_like(x), x, batch_mean, inv_std, weight)
     assert dx.dtype == np.float64 and dweight.dtype == dbias.dtype == np.float32
@@ -104,7 +106,8 @@ def test_parameters_may_be_strided_and_read_only():
     table = np.float32([[1, 9], [2, 9], [3, 9]])
     table.flags.writeable = False
     np.testing.assert_array_equal(
-        cbn.batch_norm(x, weight=table[:, 0], training=True), cbn.batch_norm(x, weight=np.float32([1, 2, 3]), training=True)
+        cbn.batch_norm(x, weight=table[:, 0], training=True),
+        cbn.batch_norm(x, weight=np.float32([1, 2, 3]), training=True),
     )
 
 

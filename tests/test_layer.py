@@ -39,7 +39,10 @@ def test_training_and_evaluation(momentum):
     layer = made(momentum=momentum)
     mean, var = np.zeros(3, np.float32), np.ones(3, np.float32)
     for step in range(4):
-        x, dy = filled((6 + step, 3, 5), 1, np.float32, seed=step), filled((6 + step, 3, 5), 1, np.float32, seed=step + 9)
+        x, dy = (
+            filled((6 + step, 3, 5), 1, np.float32, seed=step),
+            filled((6 + step, 3, 5), 1, np.float32, seed=step + 9),
+        )
         factor = 1 / (step + 1) if momentum is None else momentum
         y = cbn.batch_norm(x, mean, var, layer.weight, layer.bias, True, factor)
         np.testing.assert_array_equal(layer(x), y)
@@ -116,7 +119,15 @@ def test_check_and_axis(axis, dtype):
     assert_same(before, layer)
     assert set(report.max_ulp) == {"forward", "backward", "running", "inference"}
     assert [c.quantity for c in report.comparisons] == [
-        "y", "mean", "inv_std", "dx", "dweight", "dbias", "running_mean", "running_var", "y",
+        "y",
+        "mean",
+        "inv_std",
+        "dx",
+        "dweight",
+        "dbias",
+        "running_mean",
+        "running_var",
+        "y",
     ]
     assert layer.check(x, np.ones_like(x)).ok
     assert layer.eval().check(x).ok and not layer.training
@@ -189,7 +200,8 @@ def test_repr():
         "BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)"
     )
     assert repr(cbn.BatchNorm(3, affine=False, momentum=None, axis=-1, dtype=np.float64)) == (
-        "BatchNorm(3, eps=1e-05, momentum=None, affine=False, bias=False, track_running_stats=True, axis=-1, dtype=float64)"
+        "BatchNorm(3, eps=1e-05, momentum=None, affine=False, bias=False, track_running_stats=True, axis=-1, "
+        "dtype=float64)"
     )
 
 
@@ -283,7 +295,9 @@ def test_backward_keeps_x_by_reference():
     assert (layer.eval()._saved, layer.batch_mean) == (None, None)
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.loads(pickle.dumps(x, p)) for p in range(6))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.loads(pickle.dumps(x, p)) for p in range(6))]
+)
 def test_copies(duplicate):
     layer = made(momentum=0.3, eps=1e-3, axis=-1)
     x = filled((4, 5, 3), -1, np.float32)

@@ -49,7 +49,7 @@ def test_finite_differences():
     x = filled((3, 2, 4), 1, np.float64)
     g = filled(x.shape, 1, np.float64, seed=7)
     weight, bias = parameters(2, np.float64)
-    y, mean, inv_std = reference.batch_norm_forward(x, weight, bias)
+    _, mean, inv_std = reference.batch_norm_forward(x, weight, bias)
     gradients = reference.batch_norm_backward(g, x, mean, inv_std, weight)
 
     def loss(values, w, b, fixed):
@@ -80,5 +80,5 @@ def test_inference_and_running_update():
     np.testing.assert_allclose(y, (x.astype(np.float64) - [1, 2, 3]) / [2, 3, 4], rtol=1e-15)
     reference.batch_norm(x, mean, var, training=True, momentum=0.5)
     wide = x.astype(np.float64)
-    np.testing.assert_allclose(mean, (wide.mean(0) + [1, 2, 3]) / 2, rtol=1e-6)
-    np.testing.assert_allclose(var, (wide.var(0, ddof=1) + [4, 9, 16]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(mean, (wide.mean(0) + np.array([1, 2, 3])) / 2, rtol=1e-6)
+    np.testing.assert_allclose(var, (wide.var(0, ddof=1) + np.array([4, 9, 16])) / 2, rtol=1e-6)

@@ -55,10 +55,14 @@ def test_context_manager_restores():
 
 
 def test_threadpoolctl_sees_and_limits():
-    code = (
-        "import cbn, threadpoolctl as t; print([i['num_threads'] for i in t.threadpool_info() if i['user_api'] == 'openmp']);"
-        "cbn.set_num_threads(4)\nwith t.threadpool_limits(1): print(cbn.get_num_threads())\nprint(cbn.get_num_threads())"
-    )
+    code = """
+import cbn, threadpoolctl
+print([i["num_threads"] for i in threadpoolctl.threadpool_info() if i["user_api"] == "openmp"])
+cbn.set_num_threads(4)
+with threadpoolctl.threadpool_limits(1):
+    print(cbn.get_num_threads())
+print(cbn.get_num_threads())
+"""
     result = run(code)
     assert result.returncode == 0, result.stderr
     seen, limited, after = result.stdout.split("\n")[:3]
@@ -75,7 +79,11 @@ def test_threadpoolctl_sees_and_limits():
         ("0::/a/b\n", {"a/b/cpu.max": "150000 100000"}, 2),
         ("0::/a/b\n", {"a/cpu.max": "50000 100000", "a/b/cpu.max": "400000 100000"}, 1),
         ("0::/a/b\n", {"cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
-        ("4:cpu,cpuacct:/x\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "250000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"}, 3),
+        (
+            "4:cpu,cpuacct:/x\n",
+            {"cpu,cpuacct/x/cpu.cfs_quota_us": "250000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
+            3,
+        ),
         ("4:cpu:/x\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, np.inf),
         ("5:memory:/x\n", {"memory/x/cpu.max": "100000 100000"}, np.inf),
         ("0::/a\n", {"a/cpu.max": "nonsense"}, np.inf),
@@ -110,7 +118,10 @@ def test_isas():
 def test_bad_isa_variable(value):
     result = run("import cbn", CBN_ISA=value)
     assert result.returncode == 1
-    assert f"ImportError: CBN_ISA must be one of {', '.join(cbn.available_isas())} on this CPU; got {value!r}" in result.stderr
+    assert (
+        f"ImportError: CBN_ISA must be one of {', '.join(cbn.available_isas())} on this CPU; got {value!r}"
+        in result.stderr
+    )
 
 
 def test_show_config(capsys):
@@ -196,5 +207,7 @@ def test_one_symbol_for_each_isa(tmp_path):
     for isa in cbn.available_isas():
         command = ["gcc", "-std=c11", "-O3", "-fPIC", *flags[isa], f"-I{root}/include", "-c", "-o", tmp_path / "o"]
         subprocess.run([*command, root / f"isa_{isa}.c"], check=True)
-        listed = subprocess.run(["nm", "-g", "--defined-only", tmp_path / "o"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["nm", "-g", "--defined-only", tmp_path / "o"], capture_output=True, text=True, check=True
+        )
         assert [line.split()[-1] for line in listed.stdout.splitlines()] == [f"cbn_kernels_{isa}"]

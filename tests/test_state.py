@@ -58,7 +58,7 @@ def test_plain_and_old_dicts(layer):
     old._metadata = {"": {"version": 1}}
     other.load_state_dict(old)
     old._metadata = {"": {"version": 2}}
-    with pytest.raises(ValueError, match="state must have exactly the keys .*; got no num_batches_tracked"):
+    with pytest.raises(ValueError, match=r"state must have exactly the keys .*; got no num_batches_tracked"):
         other.load_state_dict(old)
 
 
@@ -93,7 +93,7 @@ def test_refused_values_change_nothing(layer, key, value, error, message):
 
 
 def test_contradicting_eps(layer):
-    with pytest.raises(ValueError, match="state must come from a layer with eps 1e-05; got 0.001"):
+    with pytest.raises(ValueError, match=r"state must come from a layer with eps 1e-05; got 0.001"):
         cbn.BatchNorm(3).load_state_dict(layer.state_dict())
 
 
@@ -218,7 +218,7 @@ def test_harmful_files(layer, tmp_path, change):
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(100)])
 def test_not_an_archive(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(ValueError, match="path must be a file that BatchNorm.save wrote"):
+    with pytest.raises(ValueError, match=r"path must be a file that BatchNorm.save wrote"):
         cbn.BatchNorm.load(tmp_path / "bad.npz")
 
 

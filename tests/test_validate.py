@@ -120,17 +120,52 @@ def test_backward_overlap():
 
 
 STATISTICS = [
-    ({"running_mean": None}, True, ValueError, "running_mean and running_var must either both be None or neither be None"),
-    ({"running_var": None}, True, ValueError, "running_mean and running_var must either both be None or neither be None"),
+    (
+        {"running_mean": None},
+        True,
+        ValueError,
+        "running_mean and running_var must either both be None or neither be None",
+    ),
+    (
+        {"running_var": None},
+        True,
+        ValueError,
+        "running_mean and running_var must either both be None or neither be None",
+    ),
     ({"running_mean": None}, False, ValueError, "running_mean must be given for inference; got None"),
     ({"running_var": None}, False, ValueError, "running_var must be given for inference; got None"),
-    ({"running_mean": np.ones(2, F32)}, True, ValueError, "running_mean must have shape (3,), one value per channel; got (2,)"),
-    ({"running_var": np.ones(4, F32)}, False, ValueError, "running_var must have shape (3,), one value per channel; got (4,)"),
-    ({"running_var": F32([1, -2, 1])}, False, ValueError, "running_var must be >= 0 in every channel; got -2.0 in channel 1"),
+    (
+        {"running_mean": np.ones(2, F32)},
+        True,
+        ValueError,
+        "running_mean must have shape (3,), one value per channel; got (2,)",
+    ),
+    (
+        {"running_var": np.ones(4, F32)},
+        False,
+        ValueError,
+        "running_var must have shape (3,), one value per channel; got (4,)",
+    ),
+    (
+        {"running_var": F32([1, -2, 1])},
+        False,
+        ValueError,
+        "running_var must be >= 0 in every channel; got -2.0 in channel 1",
+    ),
     ({"running_var": np.ones(3)}, True, TypeError, "running_var must have the dtype of running_mean; got float64"),
-    ({"running_mean": [0.0, 0.0, 0.0]}, True, TypeError, "running_mean must be a NumPy array without a mask to be updated; got list"),
+    (
+        {"running_mean": [0.0, 0.0, 0.0]},
+        True,
+        TypeError,
+        "running_mean must be a NumPy array without a mask to be updated; got list",
+    ),
     ({"running_mean": read_only(THREE)}, True, ValueError, "running_mean must be writeable; got a read-only array"),
-    ({"running_var": np.ones(6, F32)[::2]}, True, ValueError, "running_var must be contiguous to be updated; got strides"),
+    (
+        {"running_var": np.ones(6, F32)[::2]},
+        True,
+        ValueError,
+        "running_var must be contiguous to be updated; got strides",
+    ),
     ({"running_mean": THREE.astype(">f4")}, True, ValueError, "running_mean must be aligned and in native byte order"),
     ({"momentum": 1.5}, True, ValueError, "momentum must be a number in [0, 1]; got 1.5"),
     ({"momentum": -0.1}, True, ValueError, "momentum must be a number in [0, 1]; got -0.1"),
@@ -139,7 +174,9 @@ STATISTICS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "training", "error", "message"), STATISTICS, ids=[m[:50] for *_, m in STATISTICS])
+@pytest.mark.parametrize(
+    ("arguments", "training", "error", "message"), STATISTICS, ids=[m[:50] for *_, m in STATISTICS]
+)
 def test_statistics(arguments, training, error, message):
     running = {"running_mean": np.zeros(3, F32), "running_var": np.ones(3, F32)}
     kept = {**running, **arguments}
@@ -193,10 +230,18 @@ def test_layer_arguments(arguments, error, message):
         (lambda: cbn.Moments(1, 0.0, 0.0), ValueError, "mean must have shape (C,); got ()"),
         (lambda: cbn.Moments(1, [0.0], [0.0, 1.0]), ValueError, "m2 must have shape (1,), as mean has; got (2,)"),
         (lambda: cbn.Moments(1, [0.0], [-1.0]), ValueError, "m2 must be >= 0 in every channel; got -1.0"),
-        (lambda: cbn.Moments(1, [0.0], [1.0]).var(1), ValueError, "count must be more than ddof = 1 for a variance; got 1"),
+        (
+            lambda: cbn.Moments(1, [0.0], [1.0]).var(1),
+            ValueError,
+            "count must be more than ddof = 1 for a variance; got 1",
+        ),
         (lambda: cbn.Moments(1, [0.0], [1.0]).merge(3), TypeError, "other must be a Moments; got int"),
         (lambda: cbn.Moments(1, [0.0], [1.0]).update(X), ValueError, "other must have 1 channels; got 3"),
-        (lambda: cbn.Moments.from_dict({"mean": 1}), ValueError, "values must have the keys count, mean and m2; got mean"),
+        (
+            lambda: cbn.Moments.from_dict({"mean": 1}),
+            ValueError,
+            "values must have the keys count, mean and m2; got mean",
+        ),
         (lambda: cbn.update_running(THREE, THREE, None, 0.1), TypeError, "moments must be a Moments; got NoneType"),
         (
             lambda: cbn.update_running(np.zeros(3), np.ones(3), cbn.Moments(1, [0.0] * 3, [0.0] * 3), 0.1),

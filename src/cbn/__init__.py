@@ -3,8 +3,8 @@
 from . import reference
 from .functional import batch_norm, batch_norm_backward, batch_norm_forward, moments, update_running
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
-from .statistics import Moments
 from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
+from .statistics import Moments
 from .verify import OracleMismatch, Report
 
 __version__ = "0.1.0"

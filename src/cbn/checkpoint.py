@@ -34,7 +34,10 @@ def load_state(layer, state, strict=True):
         missing.remove("num_batches_tracked")
         values["num_batches_tracked"] = np.array(0, np.int64)
     if strict and (missing or unexpected):
-        got = "; ".join([f"no {', '.join(missing)}"] * bool(missing) + [f"also {', '.join(map(str, unexpected))}"] * bool(unexpected))
+        got = "; ".join(
+            [f"no {', '.join(missing)}"] * bool(missing)
+            + [f"also {', '.join(map(str, unexpected))}"] * bool(unexpected)
+        )
         raise ValueError(f"state must have exactly the keys {', '.join(target)}; got {got}")
     if metadata.get("eps", layer.eps) != layer.eps:
         raise ValueError(f"state must come from a layer with eps {layer.eps}; got {metadata['eps']}")
@@ -68,8 +71,13 @@ def _checked_path(path):
 def save(layer, path):
     """Write the layer beside `path` and move it there, so that a failure leaves an old file whole."""
     path = _checked_path(path)
-    meta = {"format": FORMAT, "version": VERSION, "class": type(layer).__name__,
-            "bias": layer.bias is not None, "dtype": str(layer.dtype)}
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "class": type(layer).__name__,
+        "bias": layer.bias is not None,
+        "dtype": str(layer.dtype),
+    }
     meta |= {name: getattr(layer, name) for name in OPTIONS}
     handle, temporary = tempfile.mkstemp(suffix=".npz", dir=path.parent)
     try:
@@ -95,7 +103,16 @@ def load(cls, path):
             state = {name: _member(archive, name, None, shape) for name, shape in shapes.items()}
         layer = layer_class(**options, bias=bool(meta["bias"]), dtype=meta["dtype"])
         load_state(layer, state)
-    except (zipfile.BadZipFile, KeyError, TypeError, EOFError, UnicodeDecodeError, ValueError, NotImplementedError, zipfile.zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        TypeError,
+        EOFError,
+        UnicodeDecodeError,
+        ValueError,
+        NotImplementedError,
+        zipfile.zlib.error,
+    ) as error:
         raise ValueError(f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}") from error
     return layer
 
@@ -104,7 +121,9 @@ def _class_of(cls, meta):
     from . import layer
 
     if meta["format"] != FORMAT or meta["version"] != VERSION:
-        raise ValueError(f"format must be {FORMAT} version {VERSION}; got {meta['format']!r} version {meta['version']!r}")
+        raise ValueError(
+            f"format must be {FORMAT} version {VERSION}; got {meta['format']!r} version {meta['version']!r}"
+        )
     if meta["class"] not in layer.__all__:
         raise ValueError(f"class must be one of {', '.join(layer.__all__)}; got {meta['class']!r}")
     saved = getattr(layer, meta["class"])

@@ -46,6 +46,11 @@ class Problem:
         self.dy[...] = rng.standard_normal(self.x.shape, np.float32)
         self.threads = runtime.get_num_threads()
 
+    def per_channel(self):
+        """weight, bias, mean, inv_std, running_mean and running_var in x's dtype."""
+        values = self.weight, self.bias, self.mean, self.inv_std, self.running_mean, self.running_var
+        return [v.astype(self.x.dtype) for v in values]
+
 
 def cases(quick=False):
     """Yield the generated problems one after another, so that only one at a time takes memory."""
@@ -74,8 +79,7 @@ def numpy_calls(p):
     axes = tuple(axis for axis in range(p.x.ndim) if axis != p.axis % p.x.ndim)
     wide = [1] * p.x.ndim
     wide[p.axis] = -1
-    weight, bias, inv_std = p.weight.reshape(wide), p.bias.reshape(wide), p.inv_std.astype(p.x.dtype).reshape(wide)
-    mean, running_mean, running_var = (v.astype(p.x.dtype).reshape(wide) for v in (p.mean, p.running_mean, p.running_var))
+    weight, bias, mean, inv_std, running_mean, running_var = (v.reshape(wide) for v in p.per_channel())
 
     def normalize(mean, var):
         scale = weight / np.sqrt(var + p.x.dtype.type(EPS))
@@ -115,10 +119,11 @@ def torch_calls(p):
     import torch
 
     torch.set_num_threads(p.threads)
-    x, dy, out = (torch.from_numpy(np.moveaxis(a, p.axis, 1)) for a in (np.ascontiguousarray(p.x), p.dy, p.out))
-    weight, bias, mean, inv_std, running_mean, running_var = (
-        torch.from_numpy(v.astype(p.x.dtype)) for v in (p.weight, p.bias, p.mean, p.inv_std, p.running_mean, p.running_var)
-    )
+    x, dy = (torch.from_numpy(np.moveaxis(a, p.axis, 1)) for a in (np.ascontiguousarray(p.x), p.dy))
+    if not (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        x, dy = x.contiguous(), dy.contiguous()  # training with out= gives wrong results for other strides
+    out = torch.empty_like(x)
+    weight, bias, mean, inv_std, running_mean, running_var = map(torch.from_numpy, p.per_channel())
     saved, none = (torch.empty_like(weight), torch.empty_like(weight)), (torch.empty(0, dtype=x.dtype),) * 2
 
     def returned(y):
@@ -207,7 +212,7 @@ def measure(calls, rest=0.0):
     """Return the median seconds of each call, from samples taken in turns, so that a slow phase hits all of them."""
     first = {name: _seconds(call, 1) for name, call in calls.items()}
     number = {name: max(1, round(SHORTEST_SAMPLE / t)) for name, t in first.items()}
-    rounds = {name: min(15, max(2, int(SECONDS_PER_CONTENDER / (t * number[name])))) for name, t in first.items()}
+    rounds = {name: min(9, max(2, int(SECONDS_PER_CONTENDER / (t * number[name])))) for name, t in first.items()}
     samples = {name: [] for name in calls}
     for r in range(max(rounds.values())):
         for name, call in calls.items():

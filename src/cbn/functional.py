@@ -125,9 +125,7 @@ def batch_norm_forward(x, weight=None, bias=None, eps=1e-5, *, axis=1, out=None,
     return y, mean, inv_std
 
 
-def batch_norm_backward(
-    dy, x, mean, inv_std, weight=None, *, axis=1, training=True, out=None, num_threads=None
-):
+def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=True, out=None, num_threads=None):
     """Return the gradients of a loss with respect to x, weight and bias.
 
     Parameters

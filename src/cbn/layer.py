@@ -139,13 +139,33 @@ class BatchNorm:
         if self._ranks is not None:
             self._check_rank(x)
         if not self.training and self.running_mean is not None:
-            return _core.inference(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps, self.axis,
-                                   out, None, self.num_features)
+            return _core.inference(
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.eps,
+                self.axis,
+                out,
+                None,
+                self.num_features,
+            )
         tracked = self.training and self.track_running_stats
         y, mean, _, inv_std, _, x = _core.forward(
-            x, self.weight, self.bias, self.eps, self.axis, out, None,
-            self.running_mean if tracked else None, self.running_var if tracked else None, self.momentum,
-            self.num_batches_tracked if tracked else None, self._lock, self.num_features,
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.axis,
+            out,
+            None,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
+            self.momentum,
+            self.num_batches_tracked if tracked else None,
+            self._lock,
+            self.num_features,
         )
         if self.training:
             in_place = out is not None and np.may_share_memory(x, out)

@@ -91,9 +91,7 @@ def batch_norm_forward(x, weight=None, bias=None, eps=1e-5, *, axis=1, out=None,
     return _written(_affine(x, mean, inv_std, weight, bias, axis), out), mean, inv_std
 
 
-def batch_norm_backward(
-    dy, x, mean, inv_std, weight=None, *, axis=1, training=True, out=None, num_threads=None
-):
+def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=True, out=None, num_threads=None):
     """Return dx, dweight and dbias by section 3 of the paper; see `cbn.batch_norm_backward`."""
     x = np.asarray(x)
     wide_dy = _wide(dy)

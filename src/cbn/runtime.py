@@ -34,7 +34,9 @@ def _cpu_quota(membership=Path("/proc/self/cgroup"), root=Path("/sys/fs/cgroup")
                 continue
             for mount in (root / controllers, root / "cpu") if controllers else (root, root / "unified"):
                 folder = mount / path.lstrip("/")
-                least = min(least, *(_quota_of(place) for place in (folder, *folder.parents) if root in (place, *place.parents)))
+                least = min(
+                    least, *(_quota_of(place) for place in (folder, *folder.parents) if root in (place, *place.parents))
+                )
     return least if least == math.inf else max(1, math.ceil(least))
 
 

@@ -133,7 +133,9 @@ class Moments:
             If a key is missing, or one too many.
         """
         if set(values) != {"count", "mean", "m2"}:
-            raise ValueError(f"values must have the keys count, mean and m2; got {', '.join(map(str, values)) or 'none'}")
+            raise ValueError(
+                f"values must have the keys count, mean and m2; got {', '.join(map(str, values)) or 'none'}"
+            )
         return cls(values["count"], values["mean"], values["m2"])
 
 

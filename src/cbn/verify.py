@@ -10,6 +10,15 @@ from . import reference
 __all__ = ["OracleMismatch", "Report", "check_layer"]
 
 
+TINY = np.finfo(np.float64).tiny  # keeps a scale from being zero
+STATISTIC_ULP = 1e-11 / np.finfo(np.float64).eps
+
+
+def _relative(dtype, single, double):
+    """A relative bound, in ulp of the dtype."""
+    return float(single / np.finfo(dtype).eps if dtype == np.float32 else double / np.finfo(dtype).eps)
+
+
 class OracleMismatch(AssertionError):
     """A result is further from the oracle than the numerics contract allows; `report` has the figures."""
 
@@ -76,11 +85,6 @@ def error_in_ulp(got, exact, scale, dtype):
     return float(error.max())
 
 
-def _by_channel_max(values, axis):
-    values = np.moveaxis(np.abs(values), axis, 0)
-    return values.reshape(values.shape[0], -1).max(axis=1, initial=0)
-
-
 def check_layer(layer, x, dy=None):
     """Run a twin of the layer through its four operations and compare each with the oracle.
 
@@ -91,83 +95,91 @@ def check_layer(layer, x, dy=None):
     x = np.asarray(x)
     if dy is None:
         dy = np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
-    twin = copy.deepcopy(layer)
-    twin.train()
-    return Report(_check_training(layer, twin, x, np.asarray(dy)) + _check_eval(twin, x))
+    twin = copy.deepcopy(layer).train()
+    y, dx = twin(x), twin.backward(dy)
+    oracle = _Oracle(layer, x)
+    comparisons = [*oracle.forward(twin, y), *oracle.backward(twin, dx, np.asarray(dy))]
+    if layer.running_mean is not None:
+        comparisons += oracle.running(twin) if layer.track_running_stats else []
+        comparisons += oracle.inference(twin.eval(), twin(x))
+    return Report(comparisons)
 
 
-def _forward_comparison(operation, y, x, layer, mean, inv_std, amplification):
-    """y against the line with the given (wide) statistics."""
-    axis, single = layer.axis, x.dtype == np.float32
-    x_hat = reference._affine(x, mean, inv_std, None, None, axis)
-    exact = reference._affine(x, mean, inv_std, layer.weight, layer.bias, axis)
-    scale = np.maximum(np.abs(exact), 1)
-    if layer.weight is not None:
-        scale = np.maximum(scale, np.abs(x_hat * reference._spread(layer.weight, x, axis)))
-    else:
-        scale = np.maximum(scale, np.abs(x_hat))
-    if layer.bias is not None:
-        scale = np.maximum(scale, np.abs(reference._spread(layer.bias, x, axis)))
-    scale = scale * reference._spread(amplification, x, axis)
-    return Comparison(operation, "y", error_in_ulp(y, exact, scale, x.dtype), 2.0 if single else 4.0)
+class _Oracle:
+    """The exact results of a layer on x, and the scale and bound that the contract gives each quantity."""
 
+    def __init__(self, layer, x):
+        self.layer, self.x, self.axis = layer, x, layer.axis
+        self.single = x.dtype == np.float32
+        self.count, self.mean, self.m2 = reference.statistics(x, layer.axis)
+        self.var = self.m2 / max(self.count, 1)
+        self.inv_std = reference._inverse_std(self.var, layer.eps)
+        self.scale = np.abs(self.mean) + np.sqrt(self.var) + TINY
 
-def _check_training(layer, twin, x, dy):
-    axis, single = layer.axis, x.dtype == np.float32
-    y = twin(x)
-    dx = twin.backward(dy)
-    saved_mean, saved_inv_std = twin.batch_mean, twin.batch_inv_std
-    count, mean, m2 = reference.statistics(x, axis)
-    var = m2 / max(count, 1)
-    inv_std = reference._inverse_std(var, layer.eps)
-    std = np.sqrt(var)
-    with np.errstate(divide="ignore", invalid="ignore"):  # float64 statistics can do no better for float64 input
-        offset = np.where(mean == 0, 0, np.abs(mean) * inv_std)
-    amplification = np.ones(mean.shape) if single else 1 + np.where(np.isfinite(offset), offset, 0)
-    exact_dx, exact_dweight, exact_dbias = reference.batch_norm_backward(dy, x, mean, inv_std, layer.weight, axis=axis)
-    eps64 = np.finfo(np.float64).eps
-    loose = 1 if single else 1e-9  # the float64 contract's bounds are 1e-9 of float32's
-    eps = np.finfo(x.dtype).eps
-    tiny = np.finfo(np.float64).tiny
-    result = [
-        _forward_comparison("forward", y, x, layer, mean, inv_std, amplification),
-        Comparison("forward", "mean", error_in_ulp(saved_mean, mean, np.abs(mean) + std + tiny, np.float64), 1e-11 / eps64),
-        Comparison("forward", "inv_std", error_in_ulp(saved_inv_std, inv_std, inv_std + tiny, np.float64), 1e-11 / eps64),
-    ]
-    # Where dx is what little is left of dy, no float64 arithmetic can give it to the bound: a floor for its scale.
-    factor = inv_std if layer.weight is None else inv_std * layer.weight
-    floor = _by_channel_max(dy * reference._spread(factor, x, axis), axis) * (1e-9 if single else 1)
-    dx_scale = np.maximum(_by_channel_max(exact_dx, axis), floor) * amplification + tiny
-    dx_error = error_in_ulp(dx, exact_dx, reference._spread(dx_scale, x, axis), x.dtype)
-    result.append(Comparison("backward", "dx", dx_error, 1e-6 * loose / eps))
-    for name, got, exact in (("dweight", twin.weight_grad, exact_dweight), ("dbias", twin.bias_grad, exact_dbias)):
-        if got is not None:
-            scale = max(float(np.abs(exact).max(initial=0)), np.sqrt(count), 1) * amplification
-            bound = 5e-6 / np.finfo(np.float32).eps if got.dtype == np.float32 else 5e-15 / eps64
-            result.append(Comparison("backward", name, error_in_ulp(got, exact, scale, got.dtype), bound))
-    if twin.running_mean is not None and layer.track_running_stats:
-        expected = [copy.deepcopy(layer.running_mean), copy.deepcopy(layer.running_var)]
-        wide = [values.astype(np.longdouble) for values in expected]
+    def _amplification(self, mean, inv_std):
+        """1 + abs(mean) / std for float64 input: its float64 statistics can do no better at an offset."""
+        if self.single:
+            return np.ones(mean.shape)
+        with np.errstate(invalid="ignore", over="ignore"):
+            offset = np.abs(mean) * inv_std
+        return 1 + np.where(np.isfinite(offset), offset, 0)
+
+    def _spread(self, values):
+        return reference._spread(values, self.x, self.axis)
+
+    def _largest(self, values):
+        values = np.moveaxis(np.abs(values), self.axis, 0)
+        return values.reshape(values.shape[0], -1).max(axis=1, initial=0)
+
+    def _line(self, operation, y, mean, inv_std):
+        """y against the line through the given statistics: 4 * 2**-24 (2**-52) of the largest of its terms and 1."""
+        weight, bias = self.layer.weight, self.layer.bias
+        scaled = reference._affine(self.x, mean, inv_std, weight, None, self.axis)
+        exact = reference._affine(self.x, mean, inv_std, weight, bias, self.axis)
+        scale = np.maximum(np.maximum(np.abs(exact), np.abs(scaled)), 1)
+        if bias is not None:
+            scale = np.maximum(scale, np.abs(self._spread(bias)))
+        scale = scale * self._spread(self._amplification(mean, inv_std))
+        return Comparison(operation, "y", error_in_ulp(y, exact, scale, self.x.dtype), 2.0 if self.single else 4.0)
+
+    def forward(self, twin, y):
+        """y, mean and inv_std of training."""
+        mean = error_in_ulp(twin.batch_mean, self.mean, self.scale, np.float64)
+        inv_std = error_in_ulp(twin.batch_inv_std, self.inv_std, self.inv_std + TINY, np.float64)
+        yield self._line("forward", y, self.mean, self.inv_std)
+        yield Comparison("forward", "mean", mean, STATISTIC_ULP)
+        yield Comparison("forward", "inv_std", inv_std, STATISTIC_ULP)
+
+    def backward(self, twin, dx, dy):
+        """dx within 1e-6 (1e-15), dweight and dbias within 5e-6 (5e-15) of their scales."""
+        weight, dtype = self.layer.weight, self.x.dtype
+        exact_dx, *exact = reference.batch_norm_backward(dy, self.x, self.mean, self.inv_std, weight, axis=self.axis)
+        amplification = self._amplification(self.mean, self.inv_std)
+        # Where dx is what little is left of dy, no float64 arithmetic can give it to the bound: a floor for its scale.
+        factor = self.inv_std if weight is None else self.inv_std * weight
+        floor = self._largest(dy * self._spread(factor)) * (1e-9 if self.single else 1)
+        scale = np.maximum(self._largest(exact_dx), floor) * amplification + TINY
+        error = error_in_ulp(dx, exact_dx, self._spread(scale), dtype)
+        yield Comparison("backward", "dx", error, _relative(dtype, 1e-6, 1e-15))
+        got = twin.weight_grad, twin.bias_grad
+        for name, value, wanted in zip(("dweight", "dbias"), got, exact, strict=True):
+            if value is not None:
+                scale = max(float(np.abs(wanted).max(initial=0)), np.sqrt(self.count), 1) * amplification
+                error = error_in_ulp(value, wanted, scale, value.dtype)
+                yield Comparison("backward", name, error, _relative(value.dtype, 5e-6, 5e-15))
+
+    def running(self, twin):
+        """From the layer's statistics to the twin's: rounded once to float32, else as exact as the batch's."""
+        layer = self.layer
         factor = 1 / (int(layer.num_batches_tracked) + 1) if layer.momentum is None else layer.momentum
-        if count:
-            wide[0] = (1 - factor) * wide[0] + factor * mean
-            wide[1] = (1 - factor) * wide[1] + factor * (m2 / max(count - 1, 1))
-        scales = np.abs(expected[0]) + np.abs(mean) + std + tiny, np.abs(wide[1]) + tiny
-        for name, got, exact, scale in zip(
-            ("running_mean", "running_var"), (twin.running_mean, twin.running_var), wide, scales, strict=True
-        ):
-            bound = 1.0 if got.dtype == np.float32 else 1e-11 / eps64
-            result.append(Comparison("running", name, error_in_ulp(got, exact, scale, got.dtype), bound))
-    return result
+        new = self.mean, self.m2 / max(self.count - 1, 1)
+        for name, value, scale in zip(("running_mean", "running_var"), new, (self.scale, new[1] + TINY), strict=True):
+            old, got = getattr(layer, name).astype(np.longdouble), getattr(twin, name)
+            exact = (1 - factor) * old + factor * value if self.count else old
+            error = error_in_ulp(got, exact, np.abs(old) + scale, got.dtype)
+            yield Comparison("running", name, error, 1.0 if got.dtype == np.float32 else STATISTIC_ULP)
 
-
-def _check_eval(twin, x):
-    if twin.running_mean is None:
-        return []
-    y = twin.eval()(x)
-    inv_std = reference._inverse_std(reference._wide(twin.running_var), twin.eps)
-    mean = reference._wide(twin.running_mean)
-    amplification = np.ones(mean.shape)
-    if x.dtype != np.float32:
-        amplification = 1 + np.where(mean == 0, 0, np.abs(mean) * inv_std)
-    return [_forward_comparison("inference", y, x, twin, mean, inv_std, amplification)]
+    def inference(self, twin, y):
+        """y with the running statistics that the twin has."""
+        inv_std = reference._inverse_std(reference._wide(twin.running_var), twin.eps)
+        yield self._line("inference", y, reference._wide(twin.running_mean), inv_std)

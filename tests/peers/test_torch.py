@@ -103,7 +103,9 @@ def test_state_loads_both_ways(options):
 def test_same_texts():
     shape = (1, 3)
     assert repr(cbn.BatchNorm1d(3)) == repr(torch.nn.BatchNorm1d(3))
-    assert repr(cbn.BatchNorm2d(3, affine=False, momentum=None)) == repr(torch.nn.BatchNorm2d(3, affine=False, momentum=None))
+    assert repr(cbn.BatchNorm2d(3, affine=False, momentum=None)) == repr(
+        torch.nn.BatchNorm2d(3, affine=False, momentum=None)
+    )
     for make, convert in ((cbn, np.zeros), (torch.nn, torch.zeros)):
         with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):
             make.BatchNorm1d(3)(convert(shape))

@@ -1,0 +1,45 @@
+"""test_docs: every example in docstrings, README and docs runs; every public name is documented and has a section."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import cbn
+
+ROOT = Path(__file__).parent.parent
+MODULES = [f"cbn.{m.name}" for m in pkgutil.iter_modules(cbn.__path__) if not m.name.startswith("_")]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    module = importlib.import_module(name)
+    assert module.__doc__.startswith(name.removeprefix("cbn.") + ": ")
+    assert doctest.testmod(module).failed == 0
+
+
+def test_there_are_examples():
+    finder = doctest.DocTestFinder()
+    found = [test for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
+    assert len(found) >= 9
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # pages save files
+    assert (
+        doctest.testfile(str(ROOT / page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+    )
+
+
+@pytest.mark.parametrize("name", cbn.__all__)
+def test_public_names(name):
+    obj = getattr(cbn, name)
+    assert inspect.getdoc(obj)
+    if inspect.isfunction(obj) and inspect.signature(obj).parameters:
+        for parameter in inspect.signature(obj).parameters:
+            assert parameter in obj.__doc__, f"{name} does not document {parameter}"
