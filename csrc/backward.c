@@ -59,9 +59,9 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
     memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
     memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);
     job.anchor = job.mean;
-    static const struct cbn_step steps[] = {{cbn_step_sums, CBN_PER_BLOCK},
-                                            {step_gradients, CBN_PER_CHANNEL},
-                                            {step_input_grad, CBN_PER_BLOCK_REVERSED}};
+    static const struct cbn_step steps[] = {{cbn_step_sums, CBN_PER_BLOCK, NULL},
+                                            {step_gradients, CBN_PER_CHANNEL, NULL},
+                                            {step_input_grad, CBN_PER_BLOCK_REVERSED, NULL}};
     cbn_run_steps(&job, steps, 3, 2, num_threads);
     free(job.workspace);
     return CBN_OK;

@@ -38,7 +38,7 @@ static void step_running_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t fi
     }
 }
 
-void cbn_step_affine(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+static void step_affine(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
 {
     struct cbn_block block;
     const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
@@ -70,8 +70,8 @@ int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *
     if (cbn_job_alloc(&job, arrays, 6, 1))
         return CBN_NO_MEMORY;
     static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS,
-                                            {step_batch_line, CBN_PER_CHANNEL},
-                                            {cbn_step_affine, CBN_PER_BLOCK_REVERSED}};
+                                            {step_batch_line, CBN_PER_CHANNEL, NULL},
+                                            {step_affine, CBN_PER_BLOCK_REVERSED, NULL}};
     cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 1, num_threads);
     free(job.workspace);
     return CBN_OK;
@@ -90,7 +90,8 @@ int cbn_inference(void *y, const void *x, const void *weight, const void *bias, 
     double **arrays[] = {&job.mean, &job.scale, &job.shift};
     if (cbn_job_alloc(&job, arrays, 3, 0))
         return CBN_NO_MEMORY;
-    static const struct cbn_step steps[] = {{step_running_line, CBN_PER_CHANNEL}, {cbn_step_affine, CBN_PER_BLOCK}};
+    static const struct cbn_step steps[] = {{step_running_line, CBN_PER_CHANNEL, NULL},
+                                            {step_affine, CBN_PER_BLOCK, NULL}};
     cbn_run_steps(&job, steps, 2, 0, num_threads);
     free(job.workspace);
     return CBN_OK;

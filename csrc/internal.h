@@ -89,6 +89,7 @@ enum cbn_step_kind { CBN_PER_CHANNEL, CBN_PER_BLOCK, CBN_PER_BLOCK_REVERSED };
 struct cbn_step {
     cbn_step_fn *run;
     enum cbn_step_kind kind;
+    int (*needed)(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last); /* NULL: always */
 };
 /* Cuts the work into tasks and runs it; `streams` as in cbn_plan_tasks. */
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads);
@@ -98,10 +99,12 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts);
 
 /* Steps that several operations share. */
-cbn_step_fn cbn_step_anchors, cbn_step_sums, cbn_step_moments, cbn_step_resum, cbn_step_remoments;
+cbn_step_fn cbn_step_anchors, cbn_step_sums, cbn_step_moments, cbn_step_remoments;
 #define CBN_MOMENTS_STEPS                                                                                             \
-    {cbn_step_anchors, CBN_PER_CHANNEL}, {cbn_step_sums, CBN_PER_BLOCK}, {cbn_step_moments, CBN_PER_CHANNEL},         \
-        {cbn_step_resum, CBN_PER_BLOCK}, {cbn_step_remoments, CBN_PER_CHANNEL}
+    {cbn_step_anchors, CBN_PER_CHANNEL, NULL}, {cbn_step_sums, CBN_PER_BLOCK, NULL},                                  \
+        {cbn_step_moments, CBN_PER_CHANNEL, NULL},                                                                    \
+        {cbn_step_sums, CBN_PER_BLOCK, cbn_any_far}, {cbn_step_remoments, CBN_PER_CHANNEL, cbn_any_far}
+int cbn_any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last);
 /* Adds the parts of channel c, in the order of the pieces, to job->sum and job->dot. */
 void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c);
 

@@ -74,19 +74,13 @@ void cbn_step_moments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptr
             job->anchor[c] = job->mean[c];
 }
 
-static int any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last)
+/* Then the sums of these channels are taken again: rare, and never worse than a second pass. */
+int cbn_any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last)
 {
     for (ptrdiff_t c = first; c < last; c++)
         if (job->far[c])
             return 1;
     return 0;
-}
-
-/* The sums of a whole block again if one of its channels needs them: rare, and never worse than a second pass. */
-void cbn_step_resum(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
-{
-    if (any_far(job, first, last))
-        cbn_step_sums(job, piece, first, last);
 }
 
 void cbn_step_remoments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)

@@ -15,8 +15,8 @@
 #include <xmmintrin.h>
 #endif
 
-/* Work (values times steps) below which a second thread costs more than it brings. */
-#define WORK_PER_THREAD 32768
+/* Values of x that each thread must have: some ten microseconds, against a few to start and join a team. */
+#define VALUES_PER_THREAD 32768
 
 unsigned long long cbn_fp_enter(void)
 {
@@ -129,12 +129,15 @@ static ptrdiff_t tile_end(const struct cbn_plan *plan, ptrdiff_t first)
 static void run_fused(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
 {
     const ptrdiff_t first = task * job->plan.tile, last = tile_end(&job->plan, first), pieces = job->plan.pieces;
-    for (int s = 0; s < steps; s++)
+    for (int s = 0; s < steps; s++) {
+        if (step[s].needed && !step[s].needed(job, first, last))
+            continue;
         if (step[s].kind == CBN_PER_CHANNEL)
             step[s].run(job, -1, first, last);
         else
             for (ptrdiff_t piece = 0; piece < pieces; piece++)
                 step[s].run(job, step[s].kind == CBN_PER_BLOCK ? piece : pieces - 1 - piece, first, last);
+    }
 }
 
 /* One step on one block. */
@@ -158,7 +161,7 @@ static void run_channels(struct cbn_job *job, const struct cbn_step *step, int s
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads)
 {
     struct cbn_plan *plan = &job->plan;
-    const ptrdiff_t worthwhile = plan->outer * plan->channels * plan->inner / WORK_PER_THREAD * count;
+    const ptrdiff_t worthwhile = plan->outer * plan->channels * plan->inner / VALUES_PER_THREAD;
     if (num_threads > worthwhile)
         num_threads = worthwhile > 1 ? (int)worthwhile : 1;
     cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
@@ -166,11 +169,14 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
         run_tasks(run_fused, job, steps, count, tiles(plan));
         return;
     }
-    for (int s = 0; s < count; s++)
+    for (int s = 0; s < count; s++) {
+        if (steps[s].needed && !steps[s].needed(job, 0, plan->channels))
+            continue;
         if (steps[s].kind == CBN_PER_CHANNEL)
             run_tasks(run_channels, job, &steps[s], 1, 1);
         else
             run_tasks(run_block, job, &steps[s], 1, plan->pieces * tiles(plan));
+    }
 }
 
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)

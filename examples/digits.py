@@ -213,19 +213,25 @@ def main():
     training, test = load_data(rng)
     weights = [rng.normal(0, np.sqrt(2 / m), (m, n)).astype(np.float32) for m, n in itertools.pairwise(SIZES)]
     networks = [Network(weights, batch_norm) for batch_norm in (True, False)]
-    print(f"{len(training[0])} training and {len(test[0])} test images, network {'-'.join(map(str, SIZES))}, "
-          f"batches of {BATCH}, learning rate {args.learning_rate}")
+    print(
+        f"{len(training[0])} training and {len(test[0])} test images, network {'-'.join(map(str, SIZES))}, "
+        f"batches of {BATCH}, learning rate {args.learning_rate}"
+    )
     curves = train_both(networks, training, test, args, rng)
-    print(f"\nfirst epoch with {REQUIRED_ACCURACY:.0%} test accuracy: {epochs_to(curves[:, 1], REQUIRED_ACCURACY)} "
-          f"with batch norm, {epochs_to(curves[:, 3], REQUIRED_ACCURACY)} without")
+    print(
+        f"\nfirst epoch with {REQUIRED_ACCURACY:.0%} test accuracy: {epochs_to(curves[:, 1], REQUIRED_ACCURACY)} "
+        f"with batch norm, {epochs_to(curves[:, 3], REQUIRED_ACCURACY)} without"
+    )
     agree = check_layers(networks[0], training[0][:BATCH])
     same = serve(networks[0], test[0])
     if args.plot:
         plot(curves, args.plot)
     reached = networks[0].accuracy(*test)
     enough = reached >= REQUIRED_ACCURACY
-    print(f"\ntest accuracy with running statistics {reached:.1%}, required {REQUIRED_ACCURACY:.0%}: "
-          f"{'reached' if enough else 'NOT reached'}")
+    print(
+        f"\ntest accuracy with running statistics {reached:.1%}, required {REQUIRED_ACCURACY:.0%}: "
+        f"{'reached' if enough else 'NOT reached'}"
+    )
     print(f"oracle: {'every layer agrees' if agree else 'a layer does NOT agree'}")
     return 0 if enough and agree and same else 1
 

@@ -134,9 +134,27 @@ def test_check_and_axis(axis, dtype):
 
 
 def test_check_with_two_values_empty_and_cumulative():
-    for shape in [(2, 3), (0, 3), (2, 3, 4)]:
+    for shape in [(2, 3), (0, 3), (2, 3, 4), (4, 0), (0, 0)]:
         for dtype in (np.float32, np.float64):
-            assert made(dtype=dtype, momentum=None).check(filled(shape, 1, dtype)).ok
+            assert made(shape[1], dtype=dtype, momentum=None).check(filled(shape, 1, dtype)).ok
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-40, 1e-38, 1e-30, 1e30, 1e37])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_check_at_the_ends_of_float32(scale, eps):
+    x = (np.random.default_rng(0).uniform(-1, 1, (20, 3, 4)) * scale).astype(np.float32)
+    assert made(eps=eps).check(x).ok
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_check_with_a_bad_value(bad):
+    x = filled((6, 3, 4), 1, np.float32)
+    x[2, 1, 3] = bad
+    layer = made()
+    with np.errstate(all="ignore"):
+        assert layer.check(x).ok
+        layer(x)
+        assert layer.check(x).ok
 
 
 @pytest.mark.parametrize("quantity", ["batch_norm_forward", "batch_norm_backward", "_affine", "_inverse_std"])

@@ -64,10 +64,11 @@ def test_plain_and_old_dicts(layer):
 
 def test_not_strict(layer):
     state = {"weight": np.float32([7, 8, 9]), "extra": 1}
-    with pytest.raises(ValueError, match=r"got no bias, running_mean, running_var; also extra"):
+    with pytest.raises(ValueError, match=r"got no bias, no running_mean, no running_var, .*also extra"):
         layer.load_state_dict(state)
     result = layer.load_state_dict(state, strict=False)
-    assert result.missing_keys == ["bias", "running_mean", "running_var"] and result.unexpected_keys == ["extra"]
+    assert result.missing_keys == ["bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert result.unexpected_keys == ["extra"] and layer.num_batches_tracked == 1
     np.testing.assert_array_equal(layer.weight, [7, 8, 9])
 
 
@@ -90,6 +91,38 @@ def test_refused_values_change_nothing(layer, key, value, error, message):
     with pytest.raises(error, match=message):
         layer.load_state_dict({**before, "bias": np.full(3, 5.0), key: value})
     assert_equal_states(layer.state_dict(), before)
+
+
+def test_not_a_state(layer):
+    with pytest.raises(TypeError, match="state must be a dict of arrays; got int"):
+        layer.load_state_dict(5)
+
+
+def test_value_too_large_for_the_layer(layer):
+    with pytest.raises(ValueError, match=r"running_var must fit float32; got 1e\+300"):
+        layer.load_state_dict({**layer.state_dict(), "running_var": np.array([1, 1e300, 1])})
+    layer.load_state_dict({**layer.state_dict(), "running_var": np.array([1, np.inf, np.nan])})
+
+
+class Derived(cbn.BatchNorm2d):
+    """A user's own class."""
+
+
+def test_derived_classes(tmp_path):
+    Derived(3).save(tmp_path / "layer.npz")
+    assert type(Derived.load(tmp_path / "layer.npz")) is Derived
+    assert type(cbn.BatchNorm.load(tmp_path / "layer.npz")) is cbn.BatchNorm2d
+
+
+def test_file_mode_and_missing_folder(layer, tmp_path):
+    before = os.umask(0o027)
+    try:
+        layer.save(tmp_path / "layer.npz")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "layer.npz").stat().st_mode & 0o777 == 0o640
+    with pytest.raises(FileNotFoundError, match=r"none/layer\.npz"):
+        layer.save(tmp_path / "none" / "layer.npz")
 
 
 def test_contradicting_eps(layer):

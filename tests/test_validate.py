@@ -58,6 +58,8 @@ FORWARD = [
     ({"eps": -1e-5}, ValueError, "eps must be a finite number >= 0; got -1e-05"),
     ({"eps": float("nan")}, ValueError, "eps must be a finite number >= 0; got nan"),
     ({"eps": float("inf")}, ValueError, "eps must be a finite number >= 0; got inf"),
+    ({"eps": True}, TypeError, "eps must be a finite number >= 0; got bool"),
+    ({"axis": True}, TypeError, "axis must be an integer; got bool"),
     ({"eps": "1e-5"}, TypeError, "eps must be a finite number >= 0; got str"),
     ({"num_threads": 0}, ValueError, "num_threads must be an integer from 1 to 65536; got 0"),
     ({"num_threads": -2}, ValueError, "num_threads must be an integer from 1 to 65536; got -2"),
@@ -205,6 +207,7 @@ LAYER = [
     ({"momentum": "0.1"}, TypeError, "momentum must be a number in [0, 1]; got str"),
     ({"axis": 1.5}, TypeError, "axis must be an integer; got float"),
     ({"dtype": np.float16}, TypeError, "dtype must be float32 or float64; got float16"),
+    ({"dtype": "foo"}, TypeError, "dtype must be float32 or float64; got foo"),
     ({"dtype": int}, TypeError, "dtype must be float32 or float64; got int64"),
 ]
 

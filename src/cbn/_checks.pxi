@@ -52,7 +52,7 @@ cdef int channel_axis(object axis, cnp.ndarray x) except -1:
     cdef int ndim = cnp.PyArray_NDIM(x)
     if ndim < 2:
         raise ValueError(f"x must have rank 2 or more; got shape {np.shape(x)}")
-    if type(axis) is not int and not isinstance(axis, numbers.Integral):
+    if type(axis) is not int and (not isinstance(axis, numbers.Integral) or isinstance(axis, bool)):
         raise TypeError(f"axis must be an integer; got {type(axis).__name__}")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must lie between {-ndim} and {ndim - 1} for x of rank {ndim}; got {axis}")
@@ -223,7 +223,7 @@ cdef int check_both(object running_mean, object running_var) except -1:
 # --- numbers ---
 
 cdef double number(object value, str name, str rule) except? -1:
-    if type(value) is not float and not isinstance(value, numbers.Real):
+    if type(value) is not float and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
         raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
     return value
 
@@ -253,6 +253,16 @@ cpdef object check_size(object value, str name):
     if not 0 <= check_integer(value, name) <= 2**40:
         raise ValueError(f"{name} must be an integer from 0 to 2**40; got {value}")
     return int(value)
+
+
+cpdef object check_dtype(object dtype):
+    try:
+        dtype = np.dtype(dtype)
+    except (TypeError, ValueError):
+        pass
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype must be float32 or float64; got {dtype}")
+    return dtype
 
 
 cpdef int check_num_threads(object n, str name="num_threads") except -1:

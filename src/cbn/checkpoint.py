@@ -1,9 +1,12 @@
 """checkpoint: a layer's state in and out of dicts and .npz files, all or nothing, and never by pickle."""
 
+import errno
 import json
 import os
-import tempfile
+import uuid
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,8 @@ from . import _core
 FORMAT, VERSION = "cbn.BatchNorm", 1
 OPTIONS = ("num_features", "eps", "momentum", "affine", "track_running_stats", "axis")
 LARGEST_META = 1 << 16
+# what reading a damaged archive can raise
+DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, OSError, RuntimeError)
 
 
 class LoadResult(NamedTuple):
@@ -25,20 +30,19 @@ class LoadResult(NamedTuple):
 
 def load_state(layer, state, strict=True):
     """Check the whole state, then copy it into the layer's arrays."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a dict of arrays; got {type(state).__name__}")
     target = layer._state()
     metadata = dict((getattr(state, "_metadata", None) or {}).get("", {}))
     missing = [key for key in target if key not in state]
     unexpected = [key for key in state if key not in target]
     values = {key: _converted(state[key], key, target[key]) for key in target if key in state}
-    if "num_batches_tracked" in missing and (metadata.get("version") or 1) < 2:
-        missing.remove("num_batches_tracked")
+    if "num_batches_tracked" in missing and "running_mean" in state and (metadata.get("version") or 1) < 2:
+        missing.remove("num_batches_tracked")  # version 1 had statistics without a counter
         values["num_batches_tracked"] = np.array(0, np.int64)
     if strict and (missing or unexpected):
-        got = "; ".join(
-            [f"no {', '.join(missing)}"] * bool(missing)
-            + [f"also {', '.join(map(str, unexpected))}"] * bool(unexpected)
-        )
-        raise ValueError(f"state must have exactly the keys {', '.join(target)}; got {got}")
+        differences = [f"no {key}" for key in missing] + [f"also {key}" for key in unexpected]
+        raise ValueError(f"state must have exactly the keys {', '.join(target)}; got {', '.join(differences)}")
     if metadata.get("eps", layer.eps) != layer.eps:
         raise ValueError(f"state must come from a layer with eps {layer.eps}; got {metadata['eps']}")
     with layer._lock:
@@ -58,7 +62,12 @@ def _converted(value, key, target):
         raise ValueError(f"{key} must have shape {target.shape}; got {value.shape}")
     if key in ("running_var", "num_batches_tracked") and (value < 0).any():
         raise ValueError(f"{key} must be >= 0; got {value.min()}")
-    return value.astype(target.dtype)
+    with np.errstate(over="ignore"):
+        converted = value.astype(target.dtype)
+    lost = np.isfinite(value) & ~np.isfinite(converted)
+    if lost.any():
+        raise ValueError(f"{key} must fit {target.dtype}; got {value[lost].flat[0]}")
+    return converted
 
 
 def _checked_path(path):
@@ -71,65 +80,66 @@ def _checked_path(path):
 def save(layer, path):
     """Write the layer beside `path` and move it there, so that a failure leaves an old file whole."""
     path = _checked_path(path)
-    meta = {
-        "format": FORMAT,
-        "version": VERSION,
-        "class": type(layer).__name__,
-        "bias": layer.bias is not None,
-        "dtype": str(layer.dtype),
-    }
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    meta = {"format": FORMAT, "version": VERSION, "class": _own_class(type(layer)).__name__}
+    meta |= {"bias": layer.bias is not None, "dtype": str(layer.dtype)}
     meta |= {name: getattr(layer, name) for name in OPTIONS}
-    handle, temporary = tempfile.mkstemp(suffix=".npz", dir=path.parent)
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **layer.state_dict())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def load(cls, path):
     """Rebuild the layer that a file describes; sizes are checked before anything is read."""
     path = _checked_path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            meta = json.loads(_member(archive, "meta", np.uint8, None).tobytes())
-            layer_class = _class_of(cls, meta)
-            options = {name: meta[name] for name in OPTIONS}
-            _core.check_size(options["num_features"], "num_features")
-            names = {entry.removesuffix(".npy") for entry in archive.namelist()} - {"meta"}
-            shapes = {name: () if name == "num_batches_tracked" else (options["num_features"],) for name in names}
-            state = {name: _member(archive, name, None, shape) for name, shape in shapes.items()}
-        layer = layer_class(**options, bias=bool(meta["bias"]), dtype=meta["dtype"])
-        load_state(layer, state)
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        TypeError,
-        EOFError,
-        UnicodeDecodeError,
-        ValueError,
-        NotImplementedError,
-        zipfile.zlib.error,
-    ) as error:
-        raise ValueError(f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            return _read(cls, file)
+        except DAMAGE as error:
+            message = f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}"
+            raise ValueError(message) from error
+
+
+def _read(cls, file):
+    with zipfile.ZipFile(file) as archive:
+        meta = json.loads(_member(archive, "meta", np.uint8, None).tobytes())
+        layer_class = _class_of(cls, meta)
+        options = {name: meta[name] for name in OPTIONS}
+        channels = _core.check_size(options["num_features"], "num_features")
+        names = {entry.removesuffix(".npy") for entry in archive.namelist()} - {"meta"}
+        shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
+        state = {name: _member(archive, name, None, shape) for name, shape in shapes.items()}
+    layer = layer_class(**options, bias=bool(meta["bias"]), dtype=meta["dtype"])
+    load_state(layer, state)
     return layer
 
 
+def _own_class(cls):
+    """The class of ours that cls is or derives from."""
+    from . import layer
+
+    return next(base for base in cls.__mro__ if base.__module__ == layer.__name__)
+
+
 def _class_of(cls, meta):
+    """The class to load: the saved one, or a subclass of it if that is what was asked for."""
     from . import layer
 
     if meta["format"] != FORMAT or meta["version"] != VERSION:
-        raise ValueError(
-            f"format must be {FORMAT} version {VERSION}; got {meta['format']!r} version {meta['version']!r}"
-        )
+        found = f"{meta['format']!r} version {meta['version']!r}"
+        raise ValueError(f"format must be {FORMAT} version {VERSION}; got {found}")
     if meta["class"] not in layer.__all__:
         raise ValueError(f"class must be one of {', '.join(layer.__all__)}; got {meta['class']!r}")
     saved = getattr(layer, meta["class"])
-    if not issubclass(saved, cls):
+    if not issubclass(saved, cls) and not issubclass(cls, saved):
         raise ValueError(f"class must be {cls.__name__}; got {meta['class']}")
-    return saved
+    return saved if issubclass(saved, cls) else cls
 
 
 def _member(archive, name, dtype, shape):

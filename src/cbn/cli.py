@@ -66,8 +66,12 @@ def parse(arguments):
     parser.add_argument("part", nargs="?", choices=PARTS, metavar="config | check | bench", help="only this part")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results there, too")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the comparison (needs matplotlib)")
-    parser.add_argument("--input", metavar="FILE.npy", type=Path, help="check and compare with this array of yours: "
-                        "float32 or float64, rank 2 or more")
+    parser.add_argument(
+        "--input",
+        metavar="FILE.npy",
+        type=Path,
+        help="check and compare with this array of yours: float32 or float64, rank 2 or more",
+    )
     parser.add_argument("--axis", type=int, help="the channel axis of --input (default: 1)")
     parser.add_argument("--quick", action="store_true", help="smaller arrays")
     options = parser.parse_args(arguments)
@@ -130,6 +134,7 @@ def generated(quick):
     rng = np.random.default_rng(0)
     n = 4 if quick else 16
     for dtype in (np.float32, np.float64):
+
         def normal(*shape, dtype=dtype):
             return rng.standard_normal(shape).astype(dtype)
 
@@ -173,8 +178,14 @@ def check_one(name, x, axis):
                 if not all(map(np.array_equal, got, first)):
                     different.append({"isa": isa, "threads": threads})
     return {
-        "layout": name, "shape": list(x.shape), "axis": axis, "dtype": str(x.dtype), "worst": worst,
-        "failures": failures, "same_bits": not different, "different_bits": different,
+        "layout": name,
+        "shape": list(x.shape),
+        "axis": axis,
+        "dtype": str(x.dtype),
+        "worst": worst,
+        "failures": failures,
+        "same_bits": not different,
+        "different_bits": different,
         "ok": not failures and not different,
     }
 
@@ -221,10 +232,18 @@ def print_comparison(rows, load):
     print(f"Comparison, {rows[0]['threads']} threads, times in ms; load average before it: {load:.2f}")
     table = []
     for row in rows:
-        milliseconds = {name: f"{1e3 * t:.3g}{'' if row['agrees'].get(name, True) else ' !'}"
-                        for name, t in row["seconds"].items()}
-        cells = [shape_text(row), row["layout"], row["dtype"], row["operation"], milliseconds["cbn"],
-                 f"{row['gigabytes_per_second']:.1f}", f"{row['share_of_copy']:.0%}"]
+        milliseconds = {
+            name: f"{1e3 * t:.3g}{'' if row['agrees'].get(name, True) else ' !'}" for name, t in row["seconds"].items()
+        }
+        cells = [
+            shape_text(row),
+            row["layout"],
+            row["dtype"],
+            row["operation"],
+            milliseconds["cbn"],
+            f"{row['gigabytes_per_second']:.1f}",
+            f"{row['share_of_copy']:.0%}",
+        ]
         for name in rivals:
             cells += [milliseconds[name], f"{row['speedup'][name]:.3g}x"] if name in milliseconds else ["-", "-"]
         table.append(cells)
@@ -244,9 +263,12 @@ def draw(rows, path):
     for axes, operation in zip(figure.subplots(1, 3, sharey=True), comparison.OPERATIONS, strict=True):
         some = [row for row in rows if row["operation"] == operation]
         for i, name in enumerate(names):
-            speeds = [row["gigabytes_per_second"] / row["share_of_copy"] if name == "copy" else
-                      row["gigabytes_per_second"] * row["seconds"]["cbn"] / row["seconds"].get(name, math.inf)
-                      for row in some]
+            speeds = [
+                row["gigabytes_per_second"] / row["share_of_copy"]
+                if name == "copy"
+                else row["gigabytes_per_second"] * row["seconds"]["cbn"] / row["seconds"].get(name, math.inf)
+                for row in some
+            ]
             axes.bar([k + 0.8 * i / len(names) for k in range(len(some))], speeds, 0.8 / len(names), label=name)
         axes.set_xticks([k + 0.4 for k in range(len(some))], [shape_text(row) for row in some], fontsize=8)
         axes.set_title(operation)

@@ -69,7 +69,8 @@ def cbn_calls(p):
     return {
         "forward": lambda: functional.batch_norm_forward(p.x, p.weight, p.bias, EPS, axis=p.axis, out=p.out)[0],
         "backward": lambda: functional.batch_norm_backward(
-            p.dy, p.x, p.mean, p.inv_std, p.weight, axis=p.axis, out=p.out)[0],
+            p.dy, p.x, p.mean, p.inv_std, p.weight, axis=p.axis, out=p.out
+        )[0],
         "inference": lambda: functional.batch_norm(p.x, *statistics, p.weight, p.bias, eps=EPS, axis=p.axis, out=p.out),
     }
 
@@ -131,11 +132,16 @@ def torch_calls(p):
 
     return {  # backward makes a new array: its out= variant computes one, too, and copies it
         "forward": lambda: returned(
-            torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, EPS, out=(out, *saved))[0]),
-        "backward": lambda: returned(torch.ops.aten.native_batch_norm_backward(
-            dy, x, weight, None, None, mean, inv_std, True, EPS, [True, True, True])[0]),
-        "inference": lambda: returned(torch.native_batch_norm(
-            x, weight, bias, running_mean, running_var, False, 0.1, EPS, out=(out, *none))[0]),
+            torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, EPS, out=(out, *saved))[0]
+        ),
+        "backward": lambda: returned(
+            torch.ops.aten.native_batch_norm_backward(
+                dy, x, weight, None, None, mean, inv_std, True, EPS, [True, True, True]
+            )[0]
+        ),
+        "inference": lambda: returned(
+            torch.native_batch_norm(x, weight, bias, running_mean, running_var, False, 0.1, EPS, out=(out, *none))[0]
+        ),
     }
 
 

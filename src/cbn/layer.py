@@ -92,9 +92,7 @@ class BatchNorm:
         self.affine = bool(affine)
         self.track_running_stats = bool(track_running_stats)
         self.axis = _core.check_integer(axis, "axis")
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64; got {self.dtype}")
+        self.dtype = _core.check_dtype(dtype)
         self.training = True
         self.weight = np.empty(self.num_features, self.dtype) if affine else None
         self.bias = np.empty(self.num_features, self.dtype) if affine and bias else None

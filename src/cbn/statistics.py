@@ -56,8 +56,9 @@ class Moments:
             raise TypeError(f"count must be an integer; got {type(count).__name__}") from None
         if count < 0:
             raise ValueError(f"count must be >= 0; got {count}")
-        mean = np.array(mean, dtype=np.float64)
-        m2 = np.array(m2, dtype=np.float64)
+        with np.errstate(over="ignore"):  # from a wider dtype; what does not fit is infinite
+            mean = np.array(mean, dtype=np.float64)
+            m2 = np.array(m2, dtype=np.float64)
         if mean.ndim != 1:
             raise ValueError(f"mean must have shape (C,); got {mean.shape}")
         if m2.shape != mean.shape:
