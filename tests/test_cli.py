@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cbn
-from cbn import cli, reference
+from cbn import cli, reference, selfcheck
 
 LAYOUTS = ["NC", "NCL", "NCHW", "NCHW 7x7 planes", "NCHW channels_last", "NCHW strided", "NCHW mean 1e6 std", "NHWC"]
 
@@ -182,7 +182,7 @@ def test_bits_that_differ_fail(monkeypatch, capsys, saved):
         y, mean, inv_std = cbn.batch_norm_forward(*args, num_threads=num_threads, **kwargs)
         return (np.nextafter(y, np.float32(2)) if num_threads == 3 else y), mean, inv_std
 
-    monkeypatch.setattr(cli, "batch_norm_forward", forward)
+    monkeypatch.setattr(selfcheck, "batch_norm_forward", forward)
     assert cli.main(["check", "--input", str(saved(normal(50, 6)))]) == 1
     output = capsys.readouterr().out
     assert "FAILED: x.npy float32: other bits with baseline and 3 threads" in output and "2 threads" not in output
