@@ -19,6 +19,7 @@ CFLAGS = [
     "-fno-trapping-math",
     "-fvisibility=hidden",
     "-fPIC",
+    "-g0",
 ]
 DRIVERS = ["moments", "forward", "backward", "running", "plan", "schedule", "dispatch", "isa_baseline"]
 ISA_FLAGS = {
@@ -51,7 +52,7 @@ CORE = Extension(
         ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
         ("NPY_NO_DEPRECATED_API", "NPY_1_23_API_VERSION"),
     ],
-    extra_compile_args=["-O2"],
+    extra_compile_args=["-O2", "-g0"],
     extra_link_args=OPENMP,
     libraries=["m"],
     depends=[*HEADERS, "src/cbn/_core.pxd", "src/cbn/_checks.pxi"],
