@@ -16,7 +16,7 @@
 #endif
 
 /* Values of x that each thread must have: some ten microseconds, against a few to start and join a team. */
-#define VALUES_PER_THREAD 32768
+#define VALUES_PER_THREAD (CBN_LEAST_PARALLEL / 2)
 
 unsigned long long cbn_fp_enter(void)
 {

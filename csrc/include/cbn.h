@@ -30,6 +30,9 @@
 extern "C" {
 #endif
 
+/* Calls on fewer values than this run on the calling thread, whatever num_threads is. */
+#define CBN_LEAST_PARALLEL 65536
+
 enum cbn_dtype { CBN_FLOAT32 = 0, CBN_FLOAT64 = 1 };
 enum cbn_status { CBN_OK = 0, CBN_NO_MEMORY = 1 };
 

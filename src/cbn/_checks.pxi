@@ -90,6 +90,11 @@ cdef cnp.ndarray like(cnp.ndarray value, cnp.ndarray x, bint channels_last, int 
 # --- several arrays ---
 
 cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b):
+    """Whether they share an element; True if that is too hard to tell."""
+    cdef char *start_a = <char *>cnp.PyArray_DATA(a)
+    cdef char *start_b = <char *>cnp.PyArray_DATA(b)
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        return start_a < start_b + cnp.PyArray_NBYTES(b) and start_b < start_a + cnp.PyArray_NBYTES(a)
     try:
         return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=1000)
     except np.exceptions.TooHardError:
@@ -117,12 +122,12 @@ cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, obj
         layout = "x's layout, C order with the channel axis last" if triple.channels_last else "C order"
         raise ValueError(f"out must be an aligned array in {layout}; got strides {(<object>array).strides}")
     for name, value in inputs:
-        if value is None or not isinstance(value, np.ndarray) or value is out:
+        if value is None or value is out or not isinstance(value, np.ndarray) or not may_overlap(value, array):
             continue
-        whole = cnp.PyArray_DATA(value) == cnp.PyArray_DATA(array) and value.strides == out.strides
-        if not (whole and name in ("x", "dy")) and may_overlap(value, array):
-            raise ValueError(f"out must be {name} itself or share no memory with it; got a partial overlap"
-                             if name in ("x", "dy") else f"out must share no memory with {name}; got an overlap")
+        if name not in ("x", "dy"):
+            raise ValueError(f"out must share no memory with {name}; got an overlap")
+        if cnp.PyArray_DATA(value) != cnp.PyArray_DATA(array) or value.strides != out.strides:
+            raise ValueError(f"out must be {name} itself or share no memory with it; got a partial overlap")
     return array
 
 
@@ -273,8 +278,10 @@ cpdef int check_num_threads(object n, str name="num_threads") except -1:
     return n
 
 
-cdef int threads(object num_threads) except -1:
-    return _threads_by_default() if num_threads is None else check_num_threads(num_threads)
+cdef int threads(object num_threads, cnp.ndarray x) except -1:
+    if num_threads is not None:
+        return check_num_threads(num_threads)
+    return 1 if cnp.PyArray_SIZE(x) < CBN_LEAST_PARALLEL else _threads_by_default()
 
 
 cdef int succeed(int status) except -1:

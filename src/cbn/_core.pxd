@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "cbn.h" nogil:
+    const int CBN_LEAST_PARALLEL
     enum cbn_dtype:
         CBN_FLOAT32
         CBN_FLOAT64

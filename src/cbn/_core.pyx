@@ -45,7 +45,7 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     cdef Triple t
     cdef cnp.ndarray x = as_array(x_given, "x")
     cdef int ax = channel_axis(axis, x)
-    cdef int n_threads = threads(num_threads), status
+    cdef int n_threads = threads(num_threads, x), status
     cdef double c_eps = check_eps(eps)
     cdef cnp.ndarray w, b, y, mean, m2, inv_std, r_mean = None, r_var = None
     cdef Parameters parameters
@@ -87,7 +87,7 @@ def inference(object x_given, object running_mean, object running_var, object we
     cdef Triple t
     cdef cnp.ndarray x = as_array(x_given, "x")
     cdef int ax = channel_axis(axis, x)
-    cdef int n_threads = threads(num_threads), status
+    cdef int n_threads = threads(num_threads, x), status
     cdef double c_eps = check_eps(eps)
     cdef cnp.ndarray w, b, y, r_mean, r_var
     cdef Parameters parameters
@@ -117,7 +117,7 @@ def backward(object dy_given, object x_given, object mean, object inv_std, objec
     cdef Triple t
     cdef cnp.ndarray x = as_array(x_given, "x"), dy = as_array(dy_given, "dy")
     cdef int ax = channel_axis(axis, x)
-    cdef int n_threads = threads(num_threads), status
+    cdef int n_threads = threads(num_threads, x), status
     cdef cnp.ndarray m, s, w, dx, dweight, dbias
     cdef Parameters parameters
     cdef cnp.npy_intp channels
@@ -148,7 +148,7 @@ def moments(object x_given, object axis, object num_threads):
     cdef Triple t
     cdef cnp.ndarray x = as_array(x_given, "x"), mean, m2
     cdef int ax = channel_axis(axis, x)
-    cdef int n_threads = threads(num_threads), status
+    cdef int n_threads = threads(num_threads, x), status
     x = lay_out(x, ax, &t)
     mean, m2 = new_doubles(t.channels), new_doubles(t.channels)
     with nogil:
