@@ -1,8 +1,11 @@
 """cases: arrays of every layout, dtype and distribution, and the bounds of the numerics contract."""
 
 import numpy as np
+import pytest
 
-from cbn import reference
+from cbn import reference, runtime
+
+needs_openmp = pytest.mark.skipif(runtime.config()["openmp"] == 0, reason="built without OpenMP: always one thread")
 
 # (id, shape, axis): sizes around lanes (16), tiles (64 channels, 1024 columns), small planes (8, 49, 64), and pieces
 SHAPES = [

@@ -7,12 +7,14 @@ import pkgutil
 from pathlib import Path
 
 import pytest
+from cases import needs_openmp
 
 import cbn
 
 ROOT = Path(__file__).parent.parent
 MODULES = [f"cbn.{m.name}" for m in pkgutil.iter_modules(cbn.__path__) if not m.name.startswith("_")]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MARKED = [pytest.param(page, marks=needs_openmp) if page == "docs/threads.md" else page for page in PAGES]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -28,7 +30,7 @@ def test_there_are_examples():
     assert len(found) >= 9
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", MARKED)
 def test_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pages save files
     assert (

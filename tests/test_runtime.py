@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import threadpoolctl
-from cases import filled
+from cases import filled, needs_openmp
 
 import cbn
 from cbn import runtime
@@ -25,6 +25,7 @@ def run(code, **environment):
     )
 
 
+@needs_openmp
 def test_order_of_the_settings():
     ask = "import cbn; print(cbn.get_num_threads())"
     cpus = len(os.sched_getaffinity(0))
@@ -46,6 +47,7 @@ def test_bad_thread_variable(value):
     assert f"ImportError: CBN_NUM_THREADS must be an integer from 1 to 65536; got {value!r}" in result.stderr
 
 
+@needs_openmp
 def test_context_manager_restores():
     before = cbn.get_num_threads()
     with pytest.raises(KeyError), cbn.num_threads(9):
@@ -54,6 +56,7 @@ def test_context_manager_restores():
     assert cbn.get_num_threads() == before
 
 
+@needs_openmp
 def test_threadpoolctl_sees_and_limits():
     code = """
 import cbn, threadpoolctl
