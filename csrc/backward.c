@@ -18,9 +18,9 @@ static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first
     for (ptrdiff_t c = first; c < last; c++) {
         cbn_merge_parts(job, c);
         const double dbias = job->sum[c], dweight = job->dot[c] * job->inv_std[c];
+        job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * job->inv_std[c];
         cbn_store(job->dbias, job->param_dtype, c, dbias);
         cbn_store(job->dweight, job->param_dtype, c, dweight);
-        job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * job->inv_std[c];
         job->shift[c] = job->training ? dbias / count : 0;
         job->slope[c] = job->training ? dweight / count * job->inv_std[c] : 0;
     }

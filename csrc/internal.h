@@ -30,6 +30,7 @@ enum cbn_layout { CBN_ROWS = 0, CBN_COLUMNS = 1 };
 /* The kernels for one dtype. Channel arrays point at the first channel of the block, x, dy and y at its first value. */
 struct cbn_ops {
     size_t itemsize;
+    double far; /* an anchor is far from the mean where s^2 / n exceeds so many m2 */
     /* anchor = mean of each channel's first 16 values */
     void (*anchors)(double *anchor, const void *x, const struct cbn_block *block);
     /* sum += x - anchor and dot += (x - anchor)^2; with dy: sum += dy and dot += dy * (x - anchor) */

@@ -26,7 +26,7 @@
 #define CBN_IVDEP _Pragma("GCC ivdep")
 #endif
 
-typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(8), may_alias));
+typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
 
 static CBN_INLINE cbn_vec cbn_widen_f64(const double *p)
 {
@@ -108,15 +108,21 @@ static CBN_INLINE void cbn_spread(double *column, const double *channel, const s
                 column[j++] = channel[c];
 }
 
-/* one sum per column to one per channel */
+/* one sum per column to one per channel, by way of lanes: short chains of additions */
 static CBN_INLINE void cbn_gather(double *channel, const double *column, const struct cbn_block *b)
 {
-    for (ptrdiff_t c = 0; c < b->channels; c++)
-        channel[c] = 0;
-    for (ptrdiff_t f = 0, j = 0; f < b->fold; f++)
-        for (ptrdiff_t c = 0; c < b->channels; c++)
+    if (b->fold * b->inner == 1) {
+        memcpy(channel, column, (size_t)b->channels * sizeof *channel);
+        return;
+    }
+    for (ptrdiff_t c = 0; c < b->channels; c++) {
+        double lanes[CBN_LANES] = {0};
+        ptrdiff_t n = 0;
+        for (ptrdiff_t f = 0; f < b->fold; f++)
             for (ptrdiff_t i = 0; i < b->inner; i++)
-                channel[c] += column[j++];
+                lanes[n++ % CBN_LANES] += column[(f * b->channels + c) * b->inner + i];
+        channel[c] = cbn_fold_lanes(lanes);
+    }
 }
 
 #define T float

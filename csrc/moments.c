@@ -4,14 +4,12 @@
  *
  * With K an anchor near the channel's mean, s = sum(x - K) and q = sum((x - K)^2), all in double:
  *     mean = K + s / n        m2 = q - s * (s / n)
- * Nothing cancels as long as K is near: where s^2 / n > FAR * m2 the first values were no sample of the channel, and
+ * Nothing cancels as long as K is near: where s^2 / n > far * m2 the first values were no sample of the channel, and
  * its sums are taken again about the mean just found. Parts of a channel simply add. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
-
-#define FAR 1024.0
 
 void cbn_step_anchors(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
 {
@@ -51,7 +49,7 @@ static double count_of(const struct cbn_job *job)
 static int is_far(const struct cbn_job *job, ptrdiff_t c)
 {
     const double step = job->sum[c] / count_of(job);
-    return job->sum[c] * step > FAR * (job->dot[c] - job->sum[c] * step);
+    return job->sum[c] * step > job->ops->far * (job->dot[c] - job->sum[c] * step);
 }
 
 static void finish(struct cbn_job *job, ptrdiff_t c)

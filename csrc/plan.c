@@ -73,17 +73,15 @@ void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, p
 }
 
 /* Bytes of the second-level cache, of which a task's data may take half. */
-static ptrdiff_t cache_bytes(void)
+static ptrdiff_t cache_bytes = 1 << 20;
+
+__attribute__((constructor)) static void ask_cache_bytes(void)
 {
-    static ptrdiff_t bytes; /* every thread that finds it unset writes the same value */
-    if (bytes == 0) {
-        long size = -1;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-        size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (size > 0)
+        cache_bytes = size;
 #endif
-        bytes = size > 0 ? size : 1 << 20;
-    }
-    return bytes;
 }
 
 void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads)
@@ -91,10 +89,10 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     const ptrdiff_t channels = plan->channels, run = plan->inner * (ptrdiff_t)itemsize;
     const ptrdiff_t slab = most(1, plan->outer * run * most(1, streams));
     plan->num_threads = num_threads;
-    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes();
+    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes;
     /* channels whose slab stays in cache between the steps, in runs that are long enough */
     const ptrdiff_t shortest = parts_of(RUN_BYTES, run);
-    ptrdiff_t tile = most(1, least(most(cache_bytes() / 2 / slab, shortest), plan->max_tile));
+    ptrdiff_t tile = most(1, least(most(cache_bytes / 2 / slab, shortest), plan->max_tile));
     ptrdiff_t tasks = parts_of(channels, tile);
     const ptrdiff_t even = parts_of(channels, parts_of(tasks, num_threads) * num_threads);
     if (plan->fold == 1 && even >= shortest) { /* even out the last round */
@@ -103,8 +101,10 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     }
     /* Steps in turn read the array again from memory, half as much again; threads without work cost more. Columns
      * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
+    if (plan->fold > 1) /* samples side by side: no range of channels stands alone */
+        tile = channels, tasks = 1;
     plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
-                  (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes());
+                  (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes);
     if (!plan->fused) { /* several tasks for every thread, each as wide as may be */
         const ptrdiff_t ranges = num_threads > 1 ? parts_of(4 * (ptrdiff_t)num_threads, plan->pieces) : 1;
         tile = plan->fold > 1 ? channels : most(1, least(plan->max_tile, channels / ranges));

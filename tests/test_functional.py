@@ -111,6 +111,35 @@ def test_parameters_may_be_strided_and_read_only():
     )
 
 
+def test_outputs_seen_through_other_objects():
+    """What np.asarray turns into a view is as much an alias as an array."""
+    buffer = np.zeros(31, np.float32)
+    x = filled((5, 6), 1, np.float32)
+    buffer[:30] = x.ravel()
+    y = cbn.batch_norm(x, training=True)
+    view = memoryview(buffer[:30].reshape(5, 6))
+    with pytest.raises(ValueError, match="out must be x itself or share no memory with it; got a partial overlap"):
+        cbn.batch_norm(view, training=True, out=buffer[1:].reshape(5, 6))
+    with pytest.raises(ValueError, match="out must be dy itself or share no memory with it; got a partial overlap"):
+        cbn.batch_norm_backward(view, x, np.zeros(6), np.ones(6), out=buffer[1:].reshape(5, 6))
+    out = buffer[:30].reshape(5, 6)
+    np.testing.assert_array_equal(cbn.batch_norm(view, training=True, out=out), y)
+
+
+def test_in_place_whatever_the_strides_of_axes_of_one():
+    table = filled((8, 3), 1, np.float32)
+    y = cbn.batch_norm(table, training=True)
+    cbn.batch_norm(table[:, :, None], training=True, out=table.reshape(8, 3, 1))
+    np.testing.assert_array_equal(table, y)
+
+
+def test_update_from_its_own_arrays():
+    moments = cbn.Moments(5, [3.0], [8.0])
+    var = np.ones(1)
+    cbn.update_running(moments.m2, var, moments, 0.5)
+    assert moments.m2[0] == 5.5 and var[0] == 1.5
+
+
 def test_lists_memmaps_and_subclasses(tmp_path):
     values = filled((6, 3), 1, np.float64)
     y = cbn.batch_norm(values, training=True)

@@ -99,14 +99,28 @@ def test_shapes(shape, axis, dtype, isa):
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((6, 5, 30, 40), 1), ((50, 4, 7, 7), 1), ((6, 31, 33, 5), -1), ((1500, 70), 1)],
     ids=["rows", "small-planes", "NHWC", "NC"],
 )
-def test_distributions(shape, axis, distribution):
+def test_distributions(shape, axis, dtype, distribution):
     eps = 0.0 if distribution == "1e-37" else 1e-5
-    hold(filled(shape, axis, np.float32, distribution), axis, eps)
+    hold(filled(shape, axis, dtype, distribution), axis, eps)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "shape", [(300, 1, 49), (51, 2, 45), (49, 1, 15), (4000, 1, 7), (5000, 3), (3, 2, 9000)], ids=str
+)
+def test_float64_leaves_no_room_for_luck(shape, seed):
+    """Few channels and many values each: the longest chains of additions."""
+    x = np.random.default_rng(seed).standard_normal(shape)
+    var = statistics(x, 1)[2]
+    moments = cbn.moments(x)
+    assert (np.abs(moments.var() - var) <= 12 * 2.0**-53 * var).all()
+    hold(x, 1)
 
 
 @pytest.mark.parametrize("scale", [1e-140, 1e-30, 1e30, 1e140])

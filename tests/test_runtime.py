@@ -57,6 +57,17 @@ def test_context_manager_restores():
 
 
 @needs_openmp
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_a_bounded_spin_that_leaves_no_trace(given, spins):
+    result = run("import cbn, os; print(sorted(os.environ))", OMP_DISPLAY_ENV="verbose", **given)
+    if "LIBGOMP" in result.stderr or "GOMP_SPINCOUNT" in result.stderr:  # GNU's runtime
+        assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr
+    assert ("GOMP_SPINCOUNT" in result.stdout) == ("GOMP_SPINCOUNT" in given)
+
+
+@needs_openmp
 def test_threadpoolctl_sees_and_limits():
     code = """
 import cbn, threadpoolctl

@@ -102,6 +102,8 @@ def test_value_too_large_for_the_layer(layer):
     with pytest.raises(ValueError, match=r"running_var must fit float32; got 1e\+300"):
         layer.load_state_dict({**layer.state_dict(), "running_var": np.array([1, 1e300, 1])})
     layer.load_state_dict({**layer.state_dict(), "running_var": np.array([1, np.inf, np.nan])})
+    with pytest.raises(ValueError, match=r"num_batches_tracked must be at most 2\*\*62; got 9223372036854775813"):
+        layer.load_state_dict({**layer.state_dict(), "num_batches_tracked": np.uint64(2**63 + 5)})
 
 
 class Derived(cbn.BatchNorm2d):

@@ -10,7 +10,7 @@
  * - outputs come first, then inputs, parameters, sizes; arguments are trusted, not checked;
  * - arrays have the element type named by `dtype`; weight, bias, running_mean, running_var, dweight and dbias
  *   have the one named by `param_dtype`; mean, m2 and inv_std are always double;
- * - weight and bias may be NULL (1 and 0); an output may be exactly one of the inputs, but not overlap it partly;
+ * - weight and bias may be NULL (1 and 0); y and dx may be exactly x or dy, but no other overlap is allowed;
  * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller;
  * - the return value is CBN_OK, or CBN_NO_MEMORY, after which the outputs are unspecified and inputs untouched.
  */

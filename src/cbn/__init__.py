@@ -1,5 +1,6 @@
 """cbn: batch normalization for NumPy arrays on CPUs."""
 
+from . import _load as _load  # first, since it decides how the OpenMP runtime waits
 from . import reference
 from .functional import batch_norm, batch_norm_backward, batch_norm_forward, moments, update_running
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d

@@ -48,6 +48,10 @@ cdef bint is_channels_last(cnp.ndarray array, int axis):
     return True
 
 
+cdef bint has_layout(cnp.ndarray array, int axis, Triple *triple):
+    return is_channels_last(array, axis) if triple.channels_last else cnp.PyArray_IS_C_CONTIGUOUS(array)
+
+
 cdef int channel_axis(object axis, cnp.ndarray x) except -1:
     cdef int ndim = cnp.PyArray_NDIM(x)
     if ndim < 2:
@@ -78,9 +82,9 @@ cdef cnp.ndarray lay_out(cnp.ndarray x, int axis, Triple *triple):
     return x
 
 
-cdef cnp.ndarray like(cnp.ndarray value, cnp.ndarray x, bint channels_last, int axis):
+cdef cnp.ndarray like(cnp.ndarray value, cnp.ndarray x, Triple *triple, int axis):
     """value in the memory layout of x."""
-    if is_channels_last(value, axis) if channels_last else cnp.PyArray_IS_C_CONTIGUOUS(value):
+    if has_layout(value, axis, triple):
         return value
     copy = np.empty_like(x)
     np.copyto(copy, value)
@@ -117,16 +121,16 @@ cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, obj
         raise ValueError(f"out must have shape {np.shape(x)}, as x has; got {np.shape(array)}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError("out must be writeable; got a read-only array")
-    if not cnp.PyArray_ISALIGNED(array) or not (
-            is_channels_last(array, axis) if triple.channels_last else cnp.PyArray_IS_C_CONTIGUOUS(array)):
+    if not cnp.PyArray_ISALIGNED(array) or not has_layout(array, axis, triple):
         layout = "x's layout, C order with the channel axis last" if triple.channels_last else "C order"
         raise ValueError(f"out must be an aligned array in {layout}; got strides {(<object>array).strides}")
     for name, value in inputs:
-        if value is None or value is out or not isinstance(value, np.ndarray) or not may_overlap(value, array):
+        if value is None or value is out or not may_overlap(value, array):
             continue
         if name not in ("x", "dy"):
             raise ValueError(f"out must share no memory with {name}; got an overlap")
-        if cnp.PyArray_DATA(value) != cnp.PyArray_DATA(array) or value.strides != out.strides:
+        if not (cnp.PyArray_DATA(value) == cnp.PyArray_DATA(array) and same_shape(value, array)
+                and has_layout(value, axis, triple)):
             raise ValueError(f"out must be {name} itself or share no memory with it; got a partial overlap")
     return array
 
@@ -230,7 +234,10 @@ cdef int check_both(object running_mean, object running_var) except -1:
 cdef double number(object value, str name, str rule) except? -1:
     if type(value) is not float and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
         raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
-    return value
+    try:
+        return value
+    except OverflowError:
+        raise ValueError(f"{name} must {rule}; got {value}") from None
 
 
 cpdef double check_eps(object eps) except? -1:
@@ -290,7 +297,20 @@ cdef int succeed(int status) except -1:
     return 0
 
 
-cdef int check_not_negative(cnp.ndarray var, str name) except -1:
+cdef cnp.ndarray check_counter(object counter):
+    """The number of batches so far, which is read and written as an int64."""
+    cdef cnp.ndarray array
+    if not isinstance(counter, np.ndarray) or counter.dtype != np.int64 or counter.size != 1:
+        raise TypeError(f"num_batches_tracked must be an int64 array of one value; got {counter!r}")
+    array = counter
+    if not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array) and cnp.PyArray_ISWRITEABLE(array)):
+        raise ValueError("num_batches_tracked must be aligned, writeable and in native byte order; got another array")
+    if not 0 <= int(array.item()) <= 2**62:
+        raise ValueError(f"num_batches_tracked must lie between 0 and 2**62; got {array.item()}")
+    return array
+
+
+cpdef int check_not_negative(cnp.ndarray var, str name) except -1:
     """A variance below zero is damage, not data; NaN passes, and stays in its channel."""
     cdef Py_ssize_t c
     cdef void *values = data(var)

@@ -36,14 +36,14 @@ cdef commit(cnp.ndarray running_mean, cnp.ndarray running_var, cnp.ndarray mean,
 
 
 def forward(object x_given, object weight, object bias, object eps, object axis, object out, object num_threads,
-            object running_mean=None, object running_var=None, object momentum=0.1, cnp.ndarray counter=None,
+            object running_mean=None, object running_var=None, object momentum=0.1, object counter=None,
             object lock=None, object channels=None):
     """Training forward; updates the running statistics and the int64 counter where given, under the lock if any.
 
     Returns y, mean, m2, inv_std, count and x as C saw it. momentum None needs a counter; `channels` is what x must have.
     """
     cdef Triple t
-    cdef cnp.ndarray x = as_array(x_given, "x")
+    cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
     cdef double c_eps = check_eps(eps)
@@ -61,10 +61,12 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
             raise ValueError("running_var must share no memory with running_mean; got an overlap")
         if momentum is not None:
             check_momentum(momentum)
+        if counter is not None or momentum is None:
+            counter = check_counter(counter)
     if t.outer * t.inner == 1 and t.channels:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {np.shape(x)}")
     y = output(out, x, ax, &t, () if out is None else (
-        ("x", x_given), ("weight", w), ("bias", b), ("running_mean", r_mean), ("running_var", r_var)))
+        ("x", x_array), ("weight", w), ("bias", b), ("running_mean", r_mean), ("running_var", r_var)))
     mean, m2, inv_std = new_doubles(t.channels), new_doubles(t.channels), new_doubles(t.channels)
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
@@ -85,7 +87,7 @@ def inference(object x_given, object running_mean, object running_var, object we
               object axis, object out, object num_threads, object channels=None):
     """y with the given statistics."""
     cdef Triple t
-    cdef cnp.ndarray x = as_array(x_given, "x")
+    cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
     cdef double c_eps = check_eps(eps)
@@ -102,7 +104,7 @@ def inference(object x_given, object running_mean, object running_var, object we
     r_var = parameters.given(running_var, "running_var")
     check_not_negative(r_var, "running_var")
     y = output(out, x, ax, &t, () if out is None else (
-        ("x", x_given), ("weight", w), ("bias", b), ("running_mean", r_mean), ("running_var", r_var)))
+        ("x", x_array), ("weight", w), ("bias", b), ("running_mean", r_mean), ("running_var", r_var)))
     with nogil:
         status = cbn_inference(data(y), data(x), data(w), data(b), data(r_mean), data(r_var), c_eps,
                                c_dtype(cnp.PyArray_TYPE(x)), c_dtype(parameters.type_num), t.outer, t.channels, t.inner,
@@ -115,7 +117,8 @@ def backward(object dy_given, object x_given, object mean, object inv_std, objec
              object out, object num_threads):
     """dx, dweight, dbias."""
     cdef Triple t
-    cdef cnp.ndarray x = as_array(x_given, "x"), dy = as_array(dy_given, "dy")
+    cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
+    cdef cnp.ndarray dy_array = as_array(dy_given, "dy"), dy = dy_array
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
     cdef cnp.ndarray m, s, w, dx, dweight, dbias
@@ -126,12 +129,12 @@ def backward(object dy_given, object x_given, object mean, object inv_std, objec
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy must have dtype {dtype_name(x)}, as x has; got {dtype_name(dy)}")
     x = lay_out(x, ax, &t)
-    dy = like(dy, x, t.channels_last, ax)
+    dy = like(dy, x, &t, ax)
     parameters = Parameters(x, t.channels)
     w = parameters.given(weight, "weight")
     m, s = per_channel_double(mean, "mean", t.channels), per_channel_double(inv_std, "inv_std", t.channels)
     dx = output(out, x, ax, &t, () if out is None else (
-        ("x", x_given), ("dy", dy_given), ("weight", w), ("mean", m), ("inv_std", s)))
+        ("x", x_array), ("dy", dy_array), ("weight", w), ("mean", m), ("inv_std", s)))
     channels = t.channels
     dweight = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
     dbias = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
@@ -172,8 +175,11 @@ def update_running(object running_mean, object running_var, object mean, object 
     r_var = parameters.updated(running_var, "running_var")
     if may_overlap(r_mean, r_var):
         raise ValueError("running_var must share no memory with running_mean; got an overlap")
-    c_mean = per_channel_double(mean, "moments.mean", parameters.channels)
-    c_m2 = per_channel_double(m2, "moments.m2", parameters.channels)
+    # copies: the moments may be views of the very arrays that are written
+    c_mean = per_channel_double(mean, "moments.mean", parameters.channels).copy()
+    c_m2 = per_channel_double(m2, "moments.m2", parameters.channels).copy()
+    if count < 0:
+        raise ValueError(f"moments.count must be >= 0; got {count}")
     if unbiased and count == 1:
         raise ValueError("moments.count must be more than 1 for an unbiased variance; got 1")
     commit(r_mean, r_var, c_mean, c_m2, count, momentum, unbiased, c_dtype(parameters.type_num), None)

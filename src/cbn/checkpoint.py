@@ -59,6 +59,8 @@ def _converted(value, key, target):
         raise ValueError(f"{key} must have shape {target.shape}; got {value.shape}")
     if key in ("running_var", "num_batches_tracked") and (value < 0).any():
         raise ValueError(f"{key} must be >= 0; got {value.min()}")
+    if key == "num_batches_tracked" and value > 2**62:
+        raise ValueError(f"{key} must be at most 2**62; got {value}")
     with np.errstate(over="ignore"):
         converted = value.astype(target.dtype)
     lost = np.isfinite(value) & ~np.isfinite(converted)
@@ -98,6 +100,8 @@ def load(cls, path):
     with open(path, "rb") as file:
         try:
             return _read(cls, file)
+        except MemoryError:
+            raise
         except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
             message = f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}"
             raise ValueError(message) from error
@@ -109,12 +113,20 @@ def _read(cls, file):
         layer_class = _class_of(cls, meta)
         options = {name: meta[name] for name in OPTIONS}
         channels = _core.check_size(options["num_features"], "num_features")
-        names = {entry.removesuffix(".npy") for entry in archive.namelist()} - {"meta"}
+        names = _names(meta)
+        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in [*names, "meta"]):
+            raise ValueError(f"the members must be meta, {', '.join(names)}; got {', '.join(archive.namelist())}")
         shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
         state = {name: _member(archive, name, None, shape) for name, shape in shapes.items()}
     layer = layer_class(**options, bias=bool(meta["bias"]), dtype=meta["dtype"])
     load_state(layer, state)
     return layer
+
+
+def _names(meta):
+    """The arrays that a layer of these options has."""
+    names = ["weight"] * bool(meta["affine"]) + ["bias"] * bool(meta["affine"] and meta["bias"])
+    return names + ["running_mean", "running_var", "num_batches_tracked"] * bool(meta["track_running_stats"])
 
 
 def _own_class(cls):

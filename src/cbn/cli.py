@@ -108,7 +108,7 @@ def read_input(path, axis):
             x = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise UserError(f"--input must be a file that can be read; got {path}: {error.strerror}") from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--input must be a .npy file of numbers; got {path}: {reason}") from None
     if x.dtype.type not in (np.float32, np.float64):

@@ -200,7 +200,7 @@ class BatchNorm:
         with self._lock:
             self.weight_grad = None if self.weight is None else dweight
             self.bias_grad = None if self.bias is None else dbias
-            if out is not None and np.may_share_memory(saved[0], out):
+            if out is not None and self._saved is saved and np.may_share_memory(saved[0], out):
                 self._saved, self._why_none = None, "the last backward overwrote x"
         return dx
 
@@ -330,9 +330,12 @@ class BatchNorm:
         ------
         RuntimeError
             If the layer has no running statistics.
+        ValueError
+            If a running variance is negative.
         """
         if self.running_mean is None:
             raise RuntimeError("affine_map must be called on a layer with running statistics; got none")
+        _core.check_not_negative(self.running_var, "running_var")
         square = self.running_var.astype(np.float64) + self.eps
         scale = np.divide(1, np.sqrt(square), out=np.zeros_like(square), where=square != 0)
         if self.weight is not None:

@@ -50,6 +50,7 @@ def _threads_from_environment():
 
 
 _OPENMP_LIMIT_AT_LOAD = _core.openmp()[1]
+_OPENMP_LIMIT_GIVEN = bool(os.environ.get("OMP_NUM_THREADS"))
 _QUOTA = _cpu_quota()
 _chosen = _threads_from_environment()
 
@@ -93,7 +94,7 @@ def get_num_threads():
         return 1
     if _chosen is not None:
         return min(_chosen, limit) if limit < _OPENMP_LIMIT_AT_LOAD else _chosen
-    return limit if "OMP_NUM_THREADS" in os.environ else int(min(limit, procs, _QUOTA))
+    return limit if _OPENMP_LIMIT_GIVEN else int(min(limit, procs, _QUOTA))
 
 
 _core.set_threads_by_default(get_num_threads)

@@ -56,6 +56,9 @@ class Moments:
             raise TypeError(f"count must be an integer; got {type(count).__name__}") from None
         if count < 0:
             raise ValueError(f"count must be >= 0; got {count}")
+        for name, values in (("mean", mean), ("m2", m2)):
+            if isinstance(values, np.ma.MaskedArray):
+                raise TypeError(f"{name} must be an array without a mask; got a masked array")
         with np.errstate(over="ignore"):  # from a wider dtype; what does not fit is infinite
             mean = np.array(mean, dtype=np.float64)
             m2 = np.array(m2, dtype=np.float64)
