@@ -93,21 +93,20 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     /* channels whose slab stays in cache between the steps, in runs that are long enough */
     const ptrdiff_t shortest = parts_of(RUN_BYTES, run);
     ptrdiff_t tile = most(1, least(most(cache_bytes / 2 / slab, shortest), plan->max_tile));
-    ptrdiff_t tasks = parts_of(channels, tile);
-    const ptrdiff_t even = parts_of(channels, parts_of(tasks, num_threads) * num_threads);
-    if (plan->fold == 1 && even >= shortest) { /* even out the last round */
+    const ptrdiff_t rounds = parts_of(parts_of(channels, tile), num_threads);
+    const ptrdiff_t even = parts_of(channels, rounds * num_threads);
+    if (plan->fold > 1) /* samples side by side: no range of channels stands alone */
+        tile = channels;
+    else if (even >= shortest) /* every thread as much as the others */
         tile = even;
-        tasks = parts_of(channels, tile);
-    }
+    const ptrdiff_t tasks = parts_of(channels, tile);
     /* Steps in turn read the array again from memory, half as much again; threads without work cost more. Columns
      * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
-    if (plan->fold > 1) /* samples side by side: no range of channels stands alone */
-        tile = channels, tasks = 1;
     plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
                   (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes);
-    if (!plan->fused) { /* several tasks for every thread, each as wide as may be */
+    if (!plan->fused && plan->fold == 1) { /* several tasks for every thread, each as wide as may be */
         const ptrdiff_t ranges = num_threads > 1 ? parts_of(4 * (ptrdiff_t)num_threads, plan->pieces) : 1;
-        tile = plan->fold > 1 ? channels : most(1, least(plan->max_tile, channels / ranges));
+        tile = most(1, least(plan->max_tile, channels / ranges));
     }
     plan->tile = tile;
 }
