@@ -83,6 +83,30 @@ def test_functional_agrees(shape):
     close(dx, gx.grad, np.float64)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_oracle_agrees(shape):
+    rng = np.random.default_rng(3)
+    x, dy = rng.standard_normal((2, *shape))
+    (mean, weight, bias), var = rng.standard_normal((3, shape[1])), rng.random(shape[1])
+    tensors = [torch.from_numpy(a.copy()) for a in (mean, var, weight, bias)]
+    for t in tensors[2:]:
+        t.requires_grad_()
+    tx = torch.from_numpy(x).requires_grad_()
+    ty = torch.nn.functional.batch_norm(tx, *tensors, True, 0.3, 1e-4)
+    ty.backward(torch.from_numpy(dy))
+    y = cbn.reference.batch_norm(x, mean, var, weight, bias, True, 0.3, 1e-4)
+    _, batch_mean, inv_std = cbn.reference.batch_norm_forward(x, weight, bias, 1e-4)
+    gradients = cbn.reference.batch_norm_backward(dy, x, batch_mean, inv_std, weight)
+    wanted = [tensors[0], tensors[1], ty, tx.grad, tensors[2].grad, tensors[3].grad]
+    for ours, theirs in zip([mean, var, y, *gradients], wanted, strict=True):
+        close(ours.astype(np.float64), theirs, np.float64)
+    close(
+        cbn.reference.batch_norm(x, mean, var, weight, bias, eps=1e-4).astype(np.float64),
+        torch.nn.functional.batch_norm(torch.from_numpy(x), *tensors, False, 0.3, 1e-4),
+        np.float64,
+    )
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_state_loads_both_ways(options):
     ours = cbn.BatchNorm2d(4, **options)
