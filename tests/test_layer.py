@@ -310,6 +310,15 @@ def test_affine_map_of_a_negative_variance():
         layer.affine_map()
 
 
+def test_affine_map_of_damaged_statistics():
+    layer = made()
+    layer.running_var = np.ones(3, np.int32)  # half as long in memory as what a float64 reader would expect
+    with pytest.raises(TypeError, match="running_var must be float32 or float64; got int32"):
+        layer.affine_map()
+    layer.running_var = np.array([1, -9, 2, -9, 3, -9], np.float32)[::2]
+    assert layer.affine_map()[0].shape == (3,)
+
+
 def test_empty_batch_changes_nothing():
     layer = made()
     layer(filled((4, 3), 1, np.float32))

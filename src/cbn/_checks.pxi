@@ -56,8 +56,7 @@ cdef int channel_axis(object axis, cnp.ndarray x) except -1:
     cdef int ndim = cnp.PyArray_NDIM(x)
     if ndim < 2:
         raise ValueError(f"x must have rank 2 or more; got shape {np.shape(x)}")
-    if type(axis) is not int and (not isinstance(axis, numbers.Integral) or isinstance(axis, bool)):
-        raise TypeError(f"axis must be an integer; got {type(axis).__name__}")
+    check_integer(axis, "axis")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must lie between {-ndim} and {ndim - 1} for x of rank {ndim}; got {axis}")
     return axis % ndim
@@ -196,6 +195,14 @@ cdef class Parameters:
             raise ValueError(f"{name} must be contiguous to be updated; got strides {(<object>array).strides}")
         return array
 
+    cdef tuple running(self, object running_mean, object running_var):
+        """Both running statistics, to be written in place."""
+        cdef cnp.ndarray mean = self.updated(running_mean, "running_mean")
+        cdef cnp.ndarray var = self.updated(running_var, "running_var")
+        if may_overlap(mean, var):
+            raise ValueError("running_var must share no memory with running_mean; got an overlap")
+        return mean, var
+
 
 cdef inline cbn_dtype c_dtype(int type_num) noexcept nogil:
     return CBN_FLOAT32 if type_num == cnp.NPY_FLOAT else CBN_FLOAT64
@@ -254,8 +261,12 @@ cpdef double check_momentum(object momentum) except? -1:
     return value
 
 
+cdef bint is_integer(object value):
+    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+
+
 cpdef object check_integer(object value, str name):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
     return int(value)
 
@@ -278,7 +289,7 @@ cpdef object check_dtype(object dtype):
 
 
 cpdef int check_num_threads(object n, str name="num_threads") except -1:
-    if type(n) is not int and (not isinstance(n, numbers.Integral) or isinstance(n, bool)):
+    if not is_integer(n):
         raise TypeError(f"{name} must be an integer >= 1; got {type(n).__name__}")
     if not 1 <= n <= 65536:
         raise ValueError(f"{name} must be an integer from 1 to 65536; got {n}")
@@ -310,12 +321,13 @@ cdef cnp.ndarray check_counter(object counter):
     return array
 
 
-cpdef int check_not_negative(cnp.ndarray var, str name) except -1:
+cpdef int check_not_negative(object var, str name) except -1:
     """A variance below zero is damage, not data; NaN passes, and stays in its channel."""
+    cdef cnp.ndarray array = contiguous(as_array(var, name))
     cdef Py_ssize_t c
-    cdef void *values = data(var)
-    cdef bint narrow = cnp.PyArray_TYPE(var) == cnp.NPY_FLOAT
-    for c in range(cnp.PyArray_DIM(var, 0)):
+    cdef void *values = data(array)
+    cdef bint narrow = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT
+    for c in range(cnp.PyArray_SIZE(array)):
         if ((<float *>values)[c] if narrow else (<double *>values)[c]) < 0:
-            raise ValueError(f"{name} must be >= 0 in every channel; got {var[c]} in channel {c}")
+            raise ValueError(f"{name} must be >= 0 in every channel; got {array.flat[c]} in channel {c}")
     return 0

@@ -55,10 +55,7 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     w, b = parameters.given(weight, "weight"), parameters.given(bias, "bias")
     check_both(running_mean, running_var)
     if running_mean is not None:
-        r_mean = parameters.updated(running_mean, "running_mean")
-        r_var = parameters.updated(running_var, "running_var")
-        if may_overlap(r_mean, r_var):
-            raise ValueError("running_var must share no memory with running_mean; got an overlap")
+        r_mean, r_var = parameters.running(running_mean, running_var)
         if momentum is not None:
             check_momentum(momentum)
         if counter is not None or momentum is None:
@@ -171,10 +168,7 @@ def update_running(object running_mean, object running_var, object mean, object 
     if cnp.PyArray_NDIM(r_mean) != 1:
         raise ValueError(f"running_mean must have rank 1; got shape {np.shape(r_mean)}")
     parameters = Parameters(r_mean, cnp.PyArray_DIM(r_mean, 0))
-    r_mean = parameters.updated(running_mean, "running_mean")
-    r_var = parameters.updated(running_var, "running_var")
-    if may_overlap(r_mean, r_var):
-        raise ValueError("running_var must share no memory with running_mean; got an overlap")
+    r_mean, r_var = parameters.running(running_mean, running_var)
     # copies: the moments may be views of the very arrays that are written
     c_mean = per_channel_double(mean, "moments.mean", parameters.channels).copy()
     c_m2 = per_channel_double(m2, "moments.m2", parameters.channels).copy()
