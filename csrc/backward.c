@@ -11,9 +11,10 @@
 
 #include "internal.h"
 
-static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                           struct cbn_output *out)
 {
-    (void)piece;
+    (void)piece, (void)out;
     const double count = (double)(job->plan.outer * job->plan.inner);
     for (ptrdiff_t c = first; c < last; c++) {
         cbn_merge_parts(job, c);
@@ -26,18 +27,17 @@ static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first
     }
 }
 
-static void step_input_grad(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+static void step_input_grad(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                            struct cbn_output *out)
 {
-    struct cbn_block block;
-    const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
-    const char *dy = (const char *)job->dy + at;
-    char *dx = (char *)job->y + at;
-    if (job->training)
-        job->ops->input_grad[job->plan.layout](dx, dy, (const char *)job->x + at, job->mean + first,
-                                               job->scale + first, job->shift + first, job->slope + first, &block);
-    else /* shift and slope are zeros */
-        job->ops->affine[job->plan.layout](dx, dy, job->shift + first, job->scale + first, job->slope + first,
-                                           &block);
+    cbn_set_output(out, job, piece, first, last);
+    if (job->training) {
+        job->ops->input_grad[job->plan.layout](out);
+        return;
+    }
+    out->x = out->dy; /* dx = scale * dy, as shift and slope are zeros */
+    out->mean = out->slope;
+    job->ops->affine[job->plan.layout](out);
 }
 
 int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
@@ -61,7 +61,7 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
     job.anchor = job.mean;
     static const struct cbn_step steps[] = {{cbn_step_sums, CBN_PER_BLOCK, NULL},
                                             {step_gradients, CBN_PER_CHANNEL, NULL},
-                                            {step_input_grad, CBN_PER_BLOCK_REVERSED, NULL}};
+                                            {step_input_grad, CBN_OUTPUT, NULL}};
     cbn_run_steps(&job, steps, 3, 2, num_threads);
     free(job.workspace);
     return CBN_OK;

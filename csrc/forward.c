@@ -19,9 +19,10 @@ static void set_line(struct cbn_job *job, ptrdiff_t c, double inv_std)
     job->shift[c] = cbn_load(job->bias, job->param_dtype, c, 0);
 }
 
-static void step_batch_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+static void step_batch_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                            struct cbn_output *out)
 {
-    (void)piece;
+    (void)piece, (void)out;
     const double count = (double)(job->plan.outer * job->plan.inner);
     for (ptrdiff_t c = first; c < last; c++) {
         const double inv_std = inverse_std(job->m2[c] / count, job->eps);
@@ -30,21 +31,21 @@ static void step_batch_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t firs
     }
 }
 
-static void step_running_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+static void step_running_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                              struct cbn_output *out)
 {
-    (void)piece;
+    (void)piece, (void)out;
     for (ptrdiff_t c = first; c < last; c++) {
         job->mean[c] = cbn_load(job->running_mean, job->param_dtype, c, 0);
         set_line(job, c, inverse_std(cbn_load(job->running_var, job->param_dtype, c, 1), job->eps));
     }
 }
 
-static void step_affine(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+static void step_affine(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                        struct cbn_output *out)
 {
-    struct cbn_block block;
-    const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
-    job->ops->affine[job->plan.layout]((char *)job->y + at, (const char *)job->x + at, job->mean + first,
-                                       job->scale + first, job->shift + first, &block);
+    cbn_set_output(out, job, piece, first, last);
+    job->ops->affine[job->plan.layout](out);
 }
 
 /* An empty batch: mean 0, m2 0. Out of line, as `update` in running.c. */
@@ -74,7 +75,7 @@ int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *
         return CBN_NO_MEMORY;
     static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS,
                                             {step_batch_line, CBN_PER_CHANNEL, NULL},
-                                            {step_affine, CBN_PER_BLOCK_REVERSED, NULL}};
+                                            {step_affine, CBN_OUTPUT, NULL}};
     cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 1, num_threads);
     free(job.workspace);
     return CBN_OK;
@@ -94,7 +95,7 @@ int cbn_inference(void *y, const void *x, const void *weight, const void *bias, 
     if (cbn_job_alloc(&job, arrays, 3, 0))
         return CBN_NO_MEMORY;
     static const struct cbn_step steps[] = {{step_running_line, CBN_PER_CHANNEL, NULL},
-                                            {step_affine, CBN_PER_BLOCK, NULL}};
+                                            {step_affine, CBN_OUTPUT, NULL}};
     cbn_run_steps(&job, steps, 2, 0, num_threads);
     free(job.workspace);
     return CBN_OK;

@@ -22,7 +22,34 @@ struct cbn_block {
     ptrdiff_t outer, channels, inner, length, stride;
     ptrdiff_t fold; /* samples that stand side by side in one row of columns */
     int streaming;  /* write the output past the cache */
+    int backward;   /* write the last sample first: it was read last, and is most likely still in cache */
 };
+
+/* The output of one block, written a little at a time, so that the sums of the next block can be taken in between: the
+ * stores of one and the loads of the other then overlap. */
+struct cbn_output {
+    /* writes about so many values more; NULL where nothing is left to write */
+    void (*advance)(struct cbn_output *out, ptrdiff_t values);
+    struct cbn_block block;
+    /* for input_grad, shift is the center; dy, slope and center are not used by affine */
+    const void *x, *dy;
+    void *y;
+    const double *mean, *scale, *shift, *slope; /* by channel */
+    ptrdiff_t sample, channel, at;              /* position: the values of `channel` in `sample` from `at` on */
+    union {
+        struct cbn_line {
+            double mean, scale, shift;
+            int wide;
+        } line[CBN_MAX_LANED_CHANNELS];
+        double column[4][CBN_MAX_WIDTH]; /* mean, scale, shift, slope, in the type that the kernel computes in */
+    };
+};
+
+static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)
+{
+    if (out && out->advance)
+        out->advance(out, values);
+}
 
 /* ROWS: along the values of one channel. COLUMNS: across channels, down the samples. */
 enum cbn_layout { CBN_ROWS = 0, CBN_COLUMNS = 1 };
@@ -35,13 +62,11 @@ struct cbn_ops {
     void (*anchors)(double *anchor, const void *x, const struct cbn_block *block);
     /* sum += x - anchor and dot += (x - anchor)^2; with dy: sum += dy and dot += dy * (x - anchor) */
     void (*sums[2])(double *sum, double *dot, const void *dy, const void *x, const double *anchor,
-                    const struct cbn_block *block);
-    /* y = (x - mean) * scale + bias */
-    void (*affine[2])(void *y, const void *x, const double *mean, const double *scale, const double *bias,
-                      const struct cbn_block *block);
-    /* dx = scale * ((dy - center) - slope * (x - mean)) */
-    void (*input_grad[2])(void *dx, const void *dy, const void *x, const double *mean, const double *scale,
-                          const double *center, const double *slope, const struct cbn_block *block);
+                    const struct cbn_block *block, struct cbn_output *meanwhile);
+    /* Open an output, of which all members up to `slope` are set: y = (x - mean) * scale + shift */
+    void (*affine[2])(struct cbn_output *out);
+    /* or y = scale * ((dy - shift) - slope * (x - mean)) */
+    void (*input_grad[2])(struct cbn_output *out);
 };
 
 struct cbn_kernels {
@@ -65,7 +90,7 @@ struct cbn_plan {
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
 /* `streams`: arrays that are read twice, and so are worth keeping in cache between the steps; 0 if none is */
 void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads);
-/* Describes a block and returns the index of its first value. */
+/* Describes a block (of all pieces if `piece` is -1) and returns the index of its first value. */
 ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
                          ptrdiff_t last);
 
@@ -84,9 +109,10 @@ struct cbn_job {
     void *workspace;
 };
 
-/* A step on channels [first, last) of one piece (-1 where the step is per channel). */
-typedef void cbn_step_fn(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last);
-enum cbn_step_kind { CBN_PER_CHANNEL, CBN_PER_BLOCK, CBN_PER_BLOCK_REVERSED };
+/* A step on channels [first, last) of one piece (-1: all pieces). CBN_PER_BLOCK advances `out`, CBN_OUTPUT opens it. */
+typedef void cbn_step_fn(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                         struct cbn_output *out);
+enum cbn_step_kind { CBN_PER_CHANNEL, CBN_PER_BLOCK, CBN_OUTPUT };
 struct cbn_step {
     cbn_step_fn *run;
     enum cbn_step_kind kind;
@@ -98,6 +124,10 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 /* Gives the job `count` arrays of one double per channel, and the two arrays of parts if `parts`; all of it is
  * job->workspace, for the caller to free. */
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts);
+
+/* Sets what opening an output needs, from the job's arrays. */
+void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first,
+                    ptrdiff_t last);
 
 /* Steps that several operations share. */
 cbn_step_fn cbn_step_anchors, cbn_step_sums, cbn_step_moments, cbn_step_remoments;

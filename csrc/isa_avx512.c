@@ -12,6 +12,19 @@ static inline cbn_vec cbn_widen_f32(const float *p)
     return _mm512_cvtps_pd(_mm256_loadu_ps(p));
 }
 
+static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
+{
+    return _mm512_fmadd_pd(a, b, c);
+}
+
+static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
+{
+    if (streaming)
+        _mm256_stream_ps(to, _mm512_cvtpd_ps(v));
+    else
+        _mm256_storeu_ps(to, _mm512_cvtpd_ps(v));
+}
+
 static inline void cbn_stream(double *to, cbn_vec v)
 {
     _mm512_stream_pd(to, v);

@@ -16,7 +16,9 @@
 #define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
 #define CBN_ROWS_AT_ONCE 16
 #define CBN_PART 4096
-#define CBN_PREFETCH_BYTES 8192
+/* values that are summed before an output is written on: a few dozen lines of memory, which a CPU overlaps */
+#define CBN_CHUNK 256
+#define CBN_PREFETCH_BYTES 2048
 #define CBN_LINE_BYTES 64
 
 /* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
@@ -31,6 +33,14 @@ typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligne
 static CBN_INLINE cbn_vec cbn_widen_f64(const double *p)
 {
     return *(const cbn_vec_unaligned *)p;
+}
+
+static CBN_INLINE void cbn_narrow_f64(double *to, cbn_vec v, int streaming)
+{
+    if (streaming)
+        cbn_stream(to, v);
+    else
+        *(cbn_vec_unaligned *)to = v;
 }
 
 /* the sum of CBN_LANES lanes, as a tree */
@@ -49,54 +59,30 @@ static CBN_INLINE double cbn_fold_lanes(const double *lanes)
  * hardware's own prefetcher, which stops at every page, leaves memory idle. Harmless past the end of an array. */
 static CBN_INLINE void cbn_prefetch(const void *p)
 {
-    __builtin_prefetch((const void *)((uintptr_t)p + CBN_PREFETCH_BYTES), 0, 2);
+    __builtin_prefetch((const void *)((uintptr_t)p + CBN_PREFETCH_BYTES), 0, 3);
 }
 
-/* --- output past the cache: gathered in a small buffer and written with streaming stores, whole lines at a time --- */
+/* --- outputs --- */
 
-#define CBN_BUFFER_BYTES 4096
-
-struct cbn_writer {
-    char *to;          /* where the buffer's first byte belongs */
-    size_t fill, room; /* bytes in the buffer, and to fill it up to: whole lines but for the first */
-    _Alignas(CBN_LINE_BYTES) char buffer[CBN_BUFFER_BYTES];
-};
-
-static CBN_INLINE struct cbn_writer *cbn_writer_open(struct cbn_writer *w, void *to)
+static CBN_INLINE void cbn_open(struct cbn_output *out, void (*advance)(struct cbn_output *, ptrdiff_t))
 {
-    w->to = to;
-    w->fill = 0;
-    w->room = CBN_BUFFER_BYTES - (uintptr_t)to % CBN_LINE_BYTES;
-    return w;
+    out->advance = advance;
+    out->sample = out->block.backward ? (out->block.outer - 1) / out->block.fold * out->block.fold : 0;
+    out->channel = out->at = 0;
 }
 
-static CBN_INLINE void cbn_writer_flush(struct cbn_writer *w)
+static CBN_INLINE void cbn_close(struct cbn_output *out)
 {
-    const size_t head = -(uintptr_t)w->to % CBN_LINE_BYTES;
-    size_t at = head < w->fill ? head : w->fill;
-    memcpy(w->to, w->buffer, at);
-    for (; at + CBN_LINE_BYTES <= w->fill; at += CBN_LINE_BYTES)
-        for (size_t b = 0; b < CBN_LINE_BYTES; b += sizeof(cbn_vec))
-            cbn_stream((double *)(void *)(w->to + at + b), CBN_LOAD(w->buffer + at + b, 0));
-    memcpy(w->to + at, w->buffer + at, w->fill - at);
-    cbn_writer_open(w, w->to + w->fill);
-}
-
-/* The next output belongs to `to`, which mostly is where the last one ended. */
-static CBN_INLINE void cbn_writer_seek(struct cbn_writer *w, void *to)
-{
-    if (w->to + w->fill != (char *)to) {
-        cbn_writer_flush(w);
-        cbn_writer_open(w, to);
-    }
-}
-
-static CBN_INLINE void cbn_writer_close(struct cbn_writer *w)
-{
-    if (w) {
-        cbn_writer_flush(w);
+    out->advance = NULL;
+    if (out->block.streaming)
         CBN_STREAM_FENCE();
-    }
+}
+
+static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
+{
+    out->sample += out->block.backward ? -out->block.fold : out->block.fold;
+    if (out->sample < 0 || out->sample >= out->block.outer)
+        cbn_close(out);
 }
 
 /* one value per channel to one per column */
@@ -118,9 +104,15 @@ static CBN_INLINE void cbn_gather(double *channel, const double *column, const s
     for (ptrdiff_t c = 0; c < b->channels; c++) {
         double lanes[CBN_LANES] = {0};
         ptrdiff_t n = 0;
-        for (ptrdiff_t f = 0; f < b->fold; f++)
-            for (ptrdiff_t i = 0; i < b->inner; i++)
-                lanes[n++ % CBN_LANES] += column[(f * b->channels + c) * b->inner + i];
+        for (ptrdiff_t f = 0; f < b->fold; f++) {
+            const double *values = column + (f * b->channels + c) * b->inner;
+            ptrdiff_t i = 0;
+            for (; n % CBN_LANES == 0 && i + CBN_LANES <= b->inner; i += CBN_LANES)
+                CBN_EACH_VEC
+                    CBN_LOAD(lanes, v) += CBN_LOAD(values + i, v);
+            for (; i < b->inner; i++)
+                lanes[n++ % CBN_LANES] += values[i];
+        }
         channel[c] = cbn_fold_lanes(lanes);
     }
 }
@@ -128,12 +120,14 @@ static CBN_INLINE void cbn_gather(double *channel, const double *column, const s
 #define T float
 #define FN(name) name##_f32
 #define WIDEN cbn_widen_f32
+#define NARROW cbn_narrow_f32
 #define T_IS_WIDE 0
 #include "kernels_tmpl.h"
 
 #define T double
 #define FN(name) name##_f64
 #define WIDEN cbn_widen_f64
+#define NARROW cbn_narrow_f64
 #define T_IS_WIDE 1
 #include "kernels_tmpl.h"
 

@@ -6,28 +6,30 @@
  *     mean = K + s / n        m2 = q - s * (s / n)
  * Nothing cancels as long as K is near: where s^2 / n > far * m2 the first values were no sample of the channel, and
  * its sums are taken again about the mean just found. Parts of a channel simply add. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
 
-void cbn_step_anchors(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+void cbn_step_anchors(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                      struct cbn_output *out)
 {
-    (void)piece;
+    (void)piece, (void)out;
     struct cbn_block block;
-    const ptrdiff_t at = cbn_plan_block(&block, &job->plan, 0, first, last);
-    block.outer = job->plan.outer;
+    const ptrdiff_t at = cbn_plan_block(&block, &job->plan, -1, first, last);
     job->ops->anchors(job->anchor + first, (const char *)job->x + (size_t)at * job->ops->itemsize, &block);
 }
 
-void cbn_step_sums(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+void cbn_step_sums(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                   struct cbn_output *out)
 {
     struct cbn_block block;
     const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
     const ptrdiff_t part = piece * job->plan.channels + first;
     job->ops->sums[job->plan.layout](job->sum_parts + part, job->dot_parts + part,
                                      job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
-                                     job->anchor + first, &block);
+                                     job->anchor + first, &block, out);
 }
 
 void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c)
@@ -55,13 +57,14 @@ static int is_far(const struct cbn_job *job, ptrdiff_t c)
 static void finish(struct cbn_job *job, ptrdiff_t c)
 {
     const double step = job->sum[c] / count_of(job), m2 = job->dot[c] - job->sum[c] * step;
-    job->mean[c] = job->anchor[c] + step;
+    job->mean[c] = isnan(m2) ? m2 : job->anchor[c] + step; /* an infinite value, wherever it stands */
     job->m2[c] = m2 < 0 ? 0 : m2;
 }
 
-void cbn_step_moments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+void cbn_step_moments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                      struct cbn_output *out)
 {
-    (void)piece;
+    (void)piece, (void)out;
     for (ptrdiff_t c = first; c < last; c++) {
         cbn_merge_parts(job, c);
         finish(job, c);
@@ -81,9 +84,10 @@ int cbn_any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last)
     return 0;
 }
 
-void cbn_step_remoments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+void cbn_step_remoments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                        struct cbn_output *out)
 {
-    (void)piece;
+    (void)piece, (void)out;
     for (ptrdiff_t c = first; c < last; c++)
         if (job->far[c]) {
             cbn_merge_parts(job, c);

@@ -18,7 +18,7 @@
 /* Bytes that should lie together in memory whenever a task moves on to the next sample. */
 #define RUN_BYTES 8192
 /* Outputs of at least so many second-level caches bypass them: the reader of a smaller one may still find it there. */
-#define STREAMING_CACHES 8
+#define STREAMING_CACHES 4
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
 {
@@ -114,16 +114,17 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
 ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
                          ptrdiff_t last)
 {
-    const ptrdiff_t o = piece / plan->inner_pieces * plan->piece_outer;
-    const ptrdiff_t i = piece % plan->inner_pieces * plan->piece_length;
+    const ptrdiff_t o = piece < 0 ? 0 : piece / plan->inner_pieces * plan->piece_outer;
+    const ptrdiff_t i = piece < 0 ? 0 : piece % plan->inner_pieces * plan->piece_length;
     *block = (struct cbn_block){
-        .outer = least(plan->piece_outer, plan->outer - o),
+        .outer = piece < 0 ? plan->outer : least(plan->piece_outer, plan->outer - o),
         .channels = last - first,
         .inner = plan->inner,
-        .length = least(plan->piece_length, plan->inner - i),
+        .length = piece < 0 ? plan->inner : least(plan->piece_length, plan->inner - i),
         .stride = plan->channels * plan->inner,
         .fold = plan->fold,
         .streaming = plan->streaming,
+        .backward = piece < 0,
     };
     return (o * plan->channels + first) * plan->inner + i;
 }

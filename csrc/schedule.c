@@ -89,10 +89,23 @@ __attribute__((constructor)) static void survive_fork(void)
 }
 #endif
 
-/* Tasks 0 <= t < count, each `run(job, step, t)`. */
-typedef void task_fn(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task);
+void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first,
+                    ptrdiff_t last)
+{
+    const ptrdiff_t at = cbn_plan_block(&out->block, &job->plan, piece, first, last) * (ptrdiff_t)job->ops->itemsize;
+    out->x = (const char *)job->x + at;
+    out->dy = job->dy ? (const char *)job->dy + at : NULL;
+    out->y = (char *)job->y + at;
+    out->mean = job->mean + first;
+    out->scale = job->scale + first;
+    out->shift = job->shift + first;
+    out->slope = job->slope ? job->slope + first : NULL;
+}
 
-static void run_tasks(task_fn *run, struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t count)
+/* Runs steps on the tasks [task, end). */
+typedef void tasks_fn(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end);
+
+static void run_tasks(tasks_fn *run, struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t count)
 {
     const int threads = count < job->plan.num_threads ? (int)count : job->plan.num_threads;
 #ifdef _OPENMP
@@ -100,9 +113,8 @@ static void run_tasks(task_fn *run, struct cbn_job *job, const struct cbn_step *
 #pragma omp parallel num_threads(threads)
         {
             const unsigned long long saved = cbn_fp_enter();
-#pragma omp for schedule(static)
-            for (ptrdiff_t task = 0; task < count; task++)
-                run(job, step, steps, task);
+            const ptrdiff_t share = omp_get_num_threads(), thread = omp_get_thread_num();
+            run(job, step, steps, count * thread / share, count * (thread + 1) / share);
             cbn_fp_leave(saved);
         }
         return;
@@ -110,8 +122,7 @@ static void run_tasks(task_fn *run, struct cbn_job *job, const struct cbn_step *
 #endif
     (void)threads;
     const unsigned long long saved = cbn_fp_enter();
-    for (ptrdiff_t task = 0; task < count; task++)
-        run(job, step, steps, task);
+    run(job, step, steps, 0, count);
     cbn_fp_leave(saved);
 }
 
@@ -125,37 +136,51 @@ static ptrdiff_t tile_end(const struct cbn_plan *plan, ptrdiff_t first)
     return first + plan->tile < plan->channels ? first + plan->tile : plan->channels;
 }
 
-/* All steps on one range of channels, whose values are still in cache when they are read again. */
-static void run_fused(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
+/* All steps on one range of channels after the other. The output of each range is written while the sums of the next
+ * one are taken. */
+static void run_fused(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
 {
-    const ptrdiff_t first = task * job->plan.tile, last = tile_end(&job->plan, first), pieces = job->plan.pieces;
-    for (int s = 0; s < steps; s++) {
-        if (step[s].needed && !step[s].needed(job, first, last))
-            continue;
-        if (step[s].kind == CBN_PER_CHANNEL)
-            step[s].run(job, -1, first, last);
-        else
-            for (ptrdiff_t piece = 0; piece < pieces; piece++)
-                step[s].run(job, step[s].kind == CBN_PER_BLOCK ? piece : pieces - 1 - piece, first, last);
+    struct cbn_output out;
+    out.advance = NULL;
+    for (; task < end; task++) {
+        const ptrdiff_t first = task * job->plan.tile, last = tile_end(&job->plan, first);
+        for (int s = 0; s < steps; s++) {
+            if (step[s].needed && !step[s].needed(job, first, last))
+                continue;
+            if (step[s].kind == CBN_PER_BLOCK)
+                for (ptrdiff_t piece = 0; piece < job->plan.pieces; piece++)
+                    step[s].run(job, piece, first, last, &out);
+            else {
+                if (step[s].kind == CBN_OUTPUT)
+                    cbn_advance(&out, PTRDIFF_MAX);
+                step[s].run(job, -1, first, last, &out);
+            }
+        }
+    }
+    cbn_advance(&out, PTRDIFF_MAX);
+}
+
+/* One step on one block after the other. */
+static void run_blocks(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
+{
+    (void)steps;
+    const ptrdiff_t ranges = tiles(&job->plan), count = job->plan.pieces * ranges;
+    struct cbn_output out;
+    out.advance = NULL;
+    for (; task < end; task++) {
+        /* outputs in reverse: what was read last is most likely still in cache */
+        const ptrdiff_t block = step->kind == CBN_OUTPUT ? count - 1 - task : task;
+        const ptrdiff_t first = block % ranges * job->plan.tile;
+        step->run(job, block / ranges, first, tile_end(&job->plan, first), &out);
+        cbn_advance(&out, PTRDIFF_MAX);
     }
 }
 
-/* One step on one block. */
-static void run_block(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
-{
-    (void)steps;
-    const ptrdiff_t ranges = tiles(&job->plan);
-    if (step->kind == CBN_PER_BLOCK_REVERSED)
-        task = job->plan.pieces * ranges - 1 - task;
-    const ptrdiff_t first = task % ranges * job->plan.tile;
-    step->run(job, task / ranges, first, tile_end(&job->plan, first));
-}
-
 /* One step on all channels. */
-static void run_channels(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task)
+static void run_channels(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
 {
-    (void)steps, (void)task;
-    step->run(job, -1, 0, job->plan.channels);
+    (void)steps, (void)task, (void)end;
+    step->run(job, -1, 0, job->plan.channels, NULL);
 }
 
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads)
@@ -175,7 +200,7 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
         if (steps[s].kind == CBN_PER_CHANNEL)
             run_tasks(run_channels, job, &steps[s], 1, 1);
         else
-            run_tasks(run_block, job, &steps[s], 1, plan->pieces * tiles(plan));
+            run_tasks(run_blocks, job, &steps[s], 1, plan->pieces * tiles(plan));
     }
 }
 
