@@ -41,7 +41,7 @@ struct cbn_output {
             double mean, scale, shift;
             int wide;
         } line[CBN_MAX_LANED_CHANNELS];
-        double column[4][CBN_MAX_WIDTH]; /* mean, scale, shift, slope, in the type that the kernel computes in */
+        _Alignas(64) double column[4][CBN_MAX_WIDTH]; /* mean, scale, shift, slope, in the type that the kernel computes in */
     };
 };
 

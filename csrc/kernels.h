@@ -14,11 +14,12 @@
 #define CBN_VECS (CBN_LANES / CBN_VEC)
 #define CBN_EACH_VEC for (int v = 0; v < CBN_VECS; v++)
 #define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
-#define CBN_ROWS_AT_ONCE 16
+#define CBN_ROWS_AT_ONCE 8
 #define CBN_PART 4096
 /* values that are summed before an output is written on: a few dozen lines of memory, which a CPU overlaps */
 #define CBN_CHUNK 256
-#define CBN_PREFETCH_BYTES 2048
+#define CBN_PREFETCH 512 /* values */
+#define CBN_PREFETCH_MOST 4096
 #define CBN_LINE_BYTES 64
 
 /* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
@@ -55,11 +56,11 @@ static CBN_INLINE double cbn_fold_lanes(const double *lanes)
     return t[0];
 }
 
-/* Asks for the line that a sequential reader at p will reach in a while: the sums are slow enough per line that the
- * hardware's own prefetcher, which stops at every page, leaves memory idle. Harmless past the end of an array. */
+/* Asks for a line that will soon be read: the sums are slow enough per line that the hardware's own prefetcher, which
+ * stops at every page, leaves memory idle. Harmless past the end of an array. */
 static CBN_INLINE void cbn_prefetch(const void *p)
 {
-    __builtin_prefetch((const void *)((uintptr_t)p + CBN_PREFETCH_BYTES), 0, 3);
+    __builtin_prefetch(p, 0, 3);
 }
 
 /* --- outputs --- */

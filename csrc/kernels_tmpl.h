@@ -36,9 +36,9 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
     while (i + CBN_LANES <= length) {
         const ptrdiff_t start = i, end = length - i < CBN_CHUNK ? length : i + CBN_CHUNK;
         for (; i + CBN_LANES <= end; i += CBN_LANES) {
-            cbn_prefetch(x + i);
+            cbn_prefetch(x + i + CBN_PREFETCH);
             if (dy)
-                cbn_prefetch(dy + i);
+                cbn_prefetch(dy + i + CBN_PREFETCH);
             FN(add_lanes)(s, q, dy ? dy + i : NULL, x + i, centered ? k : NULL);
         }
         cbn_advance(meanwhile, i - start);
@@ -63,7 +63,7 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
 static CBN_INLINE void FN(sums_rows_of)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
                                         const struct cbn_block *b, struct cbn_output *meanwhile)
 {
-    double s[CBN_MAX_LANED_CHANNELS][CBN_LANES], q[CBN_MAX_LANED_CHANNELS][CBN_LANES];
+    _Alignas(CBN_LINE_BYTES) double s[CBN_MAX_LANED_CHANNELS][CBN_LANES], q[CBN_MAX_LANED_CHANNELS][CBN_LANES];
     memset(s, 0, (size_t)b->channels * sizeof *s);
     memset(q, 0, (size_t)b->channels * sizeof *q);
     for (ptrdiff_t o = 0; o < b->outer; o++)
@@ -88,6 +88,8 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
                                        ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t width, int centered,
                                        struct cbn_output *meanwhile)
 {
+    /* the next rows, if they find room next to these */
+    const ptrdiff_t ahead = rows * stride <= CBN_PREFETCH_MOST ? rows * stride : 0;
     ptrdiff_t j = 0;
     for (; j + CBN_LANES <= width; j += CBN_LANES) {
         cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
@@ -95,8 +97,15 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
             s[v] = q[v] = (cbn_vec){0};
             k[v] = CBN_LOAD(anchor + j, v);
         }
-        for (ptrdiff_t r = 0; r < rows; r++)
-            FN(add_lanes)(s, q, dy ? dy + r * stride + j : NULL, x + r * stride + j, centered ? k : NULL);
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const ptrdiff_t at = r * stride + j;
+            if (ahead) {
+                cbn_prefetch(x + at + ahead);
+                if (dy)
+                    cbn_prefetch(dy + at + ahead);
+            }
+            FN(add_lanes)(s, q, dy ? dy + at : NULL, x + at, centered ? k : NULL);
+        }
         CBN_EACH_VEC {
             CBN_LOAD(sum + j, v) += s[v];
             CBN_LOAD(dot + j, v) += q[v];
@@ -119,12 +128,14 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
 static CBN_INLINE void FN(sums_columns_of)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
                                            const struct cbn_block *b, struct cbn_output *meanwhile)
 {
-    double s[CBN_MAX_WIDTH] = {0}, q[CBN_MAX_WIDTH] = {0}, k[CBN_MAX_WIDTH];
+    _Alignas(CBN_LINE_BYTES) double s[CBN_MAX_WIDTH], q[CBN_MAX_WIDTH], k[CBN_MAX_WIDTH];
     const ptrdiff_t group = b->channels * b->inner, width = b->fold * group, stride = b->fold * b->stride;
     const ptrdiff_t rows = b->outer / b->fold, rest = b->outer % b->fold;
     int centered = T_IS_WIDE;
     for (ptrdiff_t c = 0; c < b->channels; c++)
         centered |= anchor[c] != 0;
+    memset(s, 0, (size_t)width * sizeof *s);
+    memset(q, 0, (size_t)width * sizeof *q);
     cbn_spread(k, anchor, b);
     /* a few rows at a time: long runs through memory, short chains of additions */
     for (ptrdiff_t r = 0; r < rows; r += CBN_ROWS_AT_ONCE) {
@@ -405,26 +416,30 @@ static void FN(open_columns)(struct cbn_output *out)
 {
     const struct cbn_block *b = &out->block;
     const ptrdiff_t width = b->fold * b->channels * b->inner;
-    double(*column)[CBN_MAX_WIDTH] = out->column;
+    T *mean = (T *)out->column[0], *scale = (T *)out->column[1], *shift = (T *)out->column[2];
     int wide = 0;
-    for (ptrdiff_t j = 0; j < width;)
+    for (ptrdiff_t j = 0; j < width && !wide;)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
             const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
             wide |= line.wide;
             for (ptrdiff_t i = 0; i < b->inner; i++, j++) {
-                column[0][j] = line.mean;
-                column[1][j] = line.scale;
-                column[2][j] = line.shift;
-                column[3][j] = line.wide;
+                mean[j] = (T)line.mean;
+                scale[j] = (T)line.scale;
+                shift[j] = (T)line.shift;
             }
         }
-    if (!wide) /* to T, each on top of itself: from the first on, nothing is overwritten before it is read */
-        for (int n = 0; n < 3; n++)
-            for (ptrdiff_t j = 0; j < width; j++) {
-                const T value = (T)column[n][j];
-                memcpy((T *)column[n] + j, &value, sizeof value);
-            }
-    cbn_open(out, wide ? FN(advance_mixed) : FN(advance_affine));
+    cbn_open(out, FN(advance_affine));
+    if (!wide)
+        return;
+    for (ptrdiff_t j = 0; j < width; j++) {
+        const ptrdiff_t c = j / b->inner % b->channels;
+        const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
+        out->column[0][j] = line.mean;
+        out->column[1][j] = line.scale;
+        out->column[2][j] = line.shift;
+        out->column[3][j] = line.wide;
+    }
+    out->advance = FN(advance_mixed);
 }
 
 /* --- dx = scale * ((dy - center) - slope * (x - mean)), where shift is the center --- */

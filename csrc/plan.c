@@ -16,7 +16,7 @@
 /* Narrow rows of columns are widened to at least this many by laying samples side by side. */
 #define LEAST_WIDTH 256
 /* Bytes that should lie together in memory whenever a task moves on to the next sample. */
-#define RUN_BYTES 8192
+#define RUN_BYTES 4096
 /* Outputs of at least so many second-level caches bypass them: the reader of a smaller one may still find it there. */
 #define STREAMING_CACHES 4
 
@@ -72,7 +72,7 @@ void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, p
     plan->pieces = plan->inner_pieces * parts_of(outer, plan->piece_outer);
 }
 
-/* Bytes of the second-level cache, of which a task's data may take half. */
+/* Bytes of the second-level cache, of which a task's data may take a quarter: the next task's come in meanwhile. */
 static ptrdiff_t cache_bytes = 1 << 20;
 
 __attribute__((constructor)) static void ask_cache_bytes(void)
@@ -92,13 +92,15 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes;
     /* channels whose slab stays in cache between the steps, in runs that are long enough */
     const ptrdiff_t shortest = parts_of(RUN_BYTES, run);
-    ptrdiff_t tile = most(1, least(most(cache_bytes / 2 / slab, shortest), plan->max_tile));
+    ptrdiff_t tile = most(1, least(most(cache_bytes / 4 / slab, shortest), plan->max_tile));
     const ptrdiff_t rounds = parts_of(parts_of(channels, tile), num_threads);
     const ptrdiff_t even = parts_of(channels, rounds * num_threads);
     if (plan->fold > 1) /* samples side by side: no range of channels stands alone */
         tile = channels;
     else if (even >= shortest) /* every thread as much as the others */
         tile = even;
+    if (tile > 16 && tile < channels) /* whole lines of memory, in whole lanes */
+        tile = tile / 16 * 16;
     const ptrdiff_t tasks = parts_of(channels, tile);
     /* Steps in turn read the array again from memory, half as much again; threads without work cost more. Columns
      * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
