@@ -18,7 +18,8 @@
 #define CBN_PART 4096
 /* values that are summed before an output is written on: a few dozen lines of memory, which a CPU overlaps */
 #define CBN_CHUNK 256
-#define CBN_PREFETCH 512 /* values */
+/* values between one that is read and the one that is asked for, along a row; and the most between rows */
+#define CBN_PREFETCH 256
 #define CBN_PREFETCH_MOST 4096
 #define CBN_LINE_BYTES 64
 

@@ -459,6 +459,8 @@ static CBN_INLINE T FN(grad_one)(const void *run, ptrdiff_t j)
 static CBN_INLINE void FN(grad_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
 {
     const struct FN(grad) *r = run;
+    cbn_prefetch(r->dy + j + CBN_PREFETCH / 2);
+    cbn_prefetch(r->x + j + CBN_PREFETCH / 2);
     for (ptrdiff_t i = j; i < j + LINE; i += CBN_VEC, dx += CBN_VEC)
         NARROW(dx, r->scale * ((WIDEN(r->dy + i) - r->center) - r->slope * (WIDEN(r->x + i) - r->mean)), streaming);
 }
@@ -495,6 +497,8 @@ static CBN_INLINE T FN(grad_columns_one)(const void *run, ptrdiff_t j)
 static CBN_INLINE void FN(grad_columns_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
 {
     const struct FN(grad_columns) *r = run;
+    cbn_prefetch(r->dy + j + CBN_PREFETCH / 2);
+    cbn_prefetch(r->x + j + CBN_PREFETCH / 2);
     for (ptrdiff_t i = j; i < j + LINE; i += CBN_VEC, dx += CBN_VEC) {
         const cbn_vec rest = WIDEN(r->dy + i) - CBN_LOAD(r->center + i, 0);
         const cbn_vec line = CBN_LOAD(r->slope + i, 0) * (WIDEN(r->x + i) - CBN_LOAD(r->mean + i, 0));

@@ -57,7 +57,8 @@ void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, p
     if (columns) {
         plan->fold = fold_for(outer, channels * inner);
         const ptrdiff_t rows = parts_of(outer, plan->fold);
-        plan->piece_outer = plan->fold * most(PIECE_ROWS, parts_of(rows, MOST_PIECES));
+        const ptrdiff_t pieces = parts_of(rows, most(PIECE_ROWS, parts_of(rows, MOST_PIECES)));
+        plan->piece_outer = plan->fold * parts_of(rows, pieces);
         plan->max_tile = plan->fold > 1 ? channels : most(1, least(channels, CBN_MAX_WIDTH / inner));
     } else {
         const ptrdiff_t values = most(PIECE_VALUES, parts_of(outer * inner, MOST_PIECES));
@@ -99,16 +100,18 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
         tile = channels;
     else if (even >= shortest) /* every thread as much as the others */
         tile = even;
-    if (tile > 16 && tile < channels) /* whole lines of memory, in whole lanes */
+    if (tile > 16 && tile < channels && plan->layout == CBN_COLUMNS) /* whole lines of memory, in whole lanes */
         tile = tile / 16 * 16;
     const ptrdiff_t tasks = parts_of(channels, tile);
     /* Steps in turn read the array again from memory, half as much again; threads without work cost more. Columns
      * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
     plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
                   (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes);
-    if (!plan->fused && plan->fold == 1) { /* several tasks for every thread, each as wide as may be */
-        const ptrdiff_t ranges = num_threads > 1 ? parts_of(4 * (ptrdiff_t)num_threads, plan->pieces) : 1;
-        tile = most(1, least(plan->max_tile, channels / ranges));
+    if (!plan->fused && plan->fold == 1) { /* as wide as may be, and every thread as much as the others */
+        const ptrdiff_t ranges = parts_of(parts_of(channels, plan->max_tile), num_threads) * num_threads;
+        const int divided = num_threads > 1 && ranges <= channels &&
+                            (plan->layout == CBN_ROWS || plan->pieces < 4 * (ptrdiff_t)num_threads);
+        tile = divided ? parts_of(channels, ranges) : plan->max_tile;
     }
     plan->tile = tile;
 }

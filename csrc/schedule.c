@@ -164,14 +164,16 @@ static void run_fused(struct cbn_job *job, const struct cbn_step *step, int step
 static void run_blocks(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
 {
     (void)steps;
-    const ptrdiff_t ranges = tiles(&job->plan), count = job->plan.pieces * ranges;
+    const ptrdiff_t pieces = job->plan.pieces, count = pieces * tiles(&job->plan);
+    const int by_range = tiles(&job->plan) >= job->plan.num_threads; /* ranges of channels are of one size, pieces not */
     struct cbn_output out;
     out.advance = NULL;
     for (; task < end; task++) {
         /* outputs in reverse: what was read last is most likely still in cache */
         const ptrdiff_t block = step->kind == CBN_OUTPUT ? count - 1 - task : task;
-        const ptrdiff_t first = block % ranges * job->plan.tile;
-        step->run(job, block / ranges, first, tile_end(&job->plan, first), &out);
+        const ptrdiff_t piece = by_range ? block % pieces : block / tiles(&job->plan);
+        const ptrdiff_t first = (by_range ? block / pieces : block % tiles(&job->plan)) * job->plan.tile;
+        step->run(job, piece, first, tile_end(&job->plan, first), &out);
         cbn_advance(&out, PTRDIFF_MAX);
     }
 }
