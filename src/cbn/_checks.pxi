@@ -19,7 +19,7 @@ cdef str dtype_name(cnp.ndarray array):
 cdef cnp.ndarray as_array(object value, str name):
     """value as an aligned native float32 or float64 array, copied only if it is not one."""
     cdef cnp.ndarray array
-    if type(value) is not np.ndarray:
+    if not cnp.PyArray_CheckExact(value):
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} must be an array without a mask; got a masked array: "
                             "use its filled() values, or its data if the mask is to be ignored")
@@ -56,10 +56,11 @@ cdef int channel_axis(object axis, cnp.ndarray x) except -1:
     cdef int ndim = cnp.PyArray_NDIM(x)
     if ndim < 2:
         raise ValueError(f"x must have rank 2 or more; got shape {np.shape(x)}")
-    check_integer(axis, "axis")
-    if not -ndim <= axis < ndim:
+    cdef int overflow
+    cdef long long value = PyLong_AsLongLongAndOverflow(check_integer(axis, "axis"), &overflow)
+    if overflow or not -ndim <= value < ndim:
         raise ValueError(f"axis must lie between {-ndim} and {ndim - 1} for x of rank {ndim}; got {axis}")
-    return axis % ndim
+    return <int>(value + ndim if value < 0 else value)
 
 
 cdef cnp.ndarray lay_out(cnp.ndarray x, int axis, Triple *triple):
@@ -104,14 +105,14 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b):
         return True
 
 
-cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, object inputs):
-    """The array for y (or dx): a new one, or out, which may be one of the inputs, but not overlap one partly."""
+cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple):
+    """The array for y (or dx): a new one, or out."""
     cdef cnp.ndarray array
     if out is None:
         if triple.channels_last:
             return np.empty_like(x)
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if not cnp.PyArray_CheckExact(out) and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out must be a NumPy array without a mask; got {type(out).__name__}")
     array = out
     if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x) or not cnp.PyArray_ISNOTSWAPPED(array):
@@ -123,15 +124,24 @@ cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, obj
     if not cnp.PyArray_ISALIGNED(array) or not has_layout(array, axis, triple):
         layout = "x's layout, C order with the channel axis last" if triple.channels_last else "C order"
         raise ValueError(f"out must be an aligned array in {layout}; got strides {(<object>array).strides}")
-    for name, value in inputs:
-        if value is None or value is out or not may_overlap(value, array):
-            continue
-        if name not in ("x", "dy"):
-            raise ValueError(f"out must share no memory with {name}; got an overlap")
-        if not (cnp.PyArray_DATA(value) == cnp.PyArray_DATA(array) and same_shape(value, array)
-                and has_layout(value, axis, triple)):
-            raise ValueError(f"out must be {name} itself or share no memory with it; got a partial overlap")
     return array
+
+
+cdef int check_apart(cnp.ndarray out, cnp.ndarray value, str name) except -1:
+    """That writing out does not change a parameter."""
+    if value is not None and may_overlap(value, out):
+        raise ValueError(f"out must share no memory with {name}; got an overlap")
+    return 0
+
+
+cdef int check_same_or_apart(cnp.ndarray out, cnp.ndarray value, str name, int axis, Triple *triple) except -1:
+    """That out is x (or dy) itself, or shares nothing with it: each value is read just before its place is written."""
+    if value is out or not may_overlap(value, out):
+        return 0
+    if not (cnp.PyArray_DATA(value) == cnp.PyArray_DATA(out) and same_shape(value, out)
+            and has_layout(value, axis, triple)):
+        raise ValueError(f"out must be {name} itself or share no memory with it; got a partial overlap")
+    return 0
 
 
 cdef bint same_shape(cnp.ndarray a, cnp.ndarray b):

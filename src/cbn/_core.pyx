@@ -17,12 +17,27 @@ import numpy as np
 cimport numpy as cnp
 from libc.math cimport isfinite
 
+
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+
+
 cnp.import_array()
 
 include "_checks.pxi"
 
 
 # --- the operations ---
+
+cdef int check_parameters_apart(cnp.ndarray y, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray running_mean,
+                                cnp.ndarray running_var) except -1:
+    check_apart(y, weight, "weight")
+    check_apart(y, bias, "bias")
+    check_apart(y, running_mean, "running_mean")
+    check_apart(y, running_var, "running_var")
+    return 0
+
+
 
 cdef commit(cnp.ndarray running_mean, cnp.ndarray running_var, cnp.ndarray mean, cnp.ndarray m2, int64_t count,
             object momentum, bint unbiased, cbn_dtype dtype, cnp.ndarray counter):
@@ -62,8 +77,10 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
             counter = check_counter(counter)
     if t.outer * t.inner == 1 and t.channels:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {np.shape(x)}")
-    y = output(out, x, ax, &t, () if out is None else (
-        ("x", x_array), ("weight", w), ("bias", b), ("running_mean", r_mean), ("running_var", r_var)))
+    y = output(out, x, ax, &t)
+    if out is not None:
+        check_same_or_apart(y, x_array, "x", ax, &t)
+        check_parameters_apart(y, w, b, r_mean, r_var)
     mean, m2, inv_std = new_doubles(t.channels), new_doubles(t.channels), new_doubles(t.channels)
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
@@ -100,8 +117,10 @@ def inference(object x_given, object running_mean, object running_var, object we
     r_mean = parameters.given(running_mean, "running_mean")
     r_var = parameters.given(running_var, "running_var")
     check_not_negative(r_var, "running_var")
-    y = output(out, x, ax, &t, () if out is None else (
-        ("x", x_array), ("weight", w), ("bias", b), ("running_mean", r_mean), ("running_var", r_var)))
+    y = output(out, x, ax, &t)
+    if out is not None:
+        check_same_or_apart(y, x_array, "x", ax, &t)
+        check_parameters_apart(y, w, b, r_mean, r_var)
     with nogil:
         status = cbn_inference(data(y), data(x), data(w), data(b), data(r_mean), data(r_var), c_eps,
                                c_dtype(cnp.PyArray_TYPE(x)), c_dtype(parameters.type_num), t.outer, t.channels, t.inner,
@@ -130,8 +149,13 @@ def backward(object dy_given, object x_given, object mean, object inv_std, objec
     parameters = Parameters(x, t.channels)
     w = parameters.given(weight, "weight")
     m, s = per_channel_double(mean, "mean", t.channels), per_channel_double(inv_std, "inv_std", t.channels)
-    dx = output(out, x, ax, &t, () if out is None else (
-        ("x", x_array), ("dy", dy_array), ("weight", w), ("mean", m), ("inv_std", s)))
+    dx = output(out, x, ax, &t)
+    if out is not None:
+        check_same_or_apart(dx, x_array, "x", ax, &t)
+        check_same_or_apart(dx, dy_array, "dy", ax, &t)
+        check_apart(dx, w, "weight")
+        check_apart(dx, m, "mean")
+        check_apart(dx, s, "inv_std")
     channels = t.channels
     dweight = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
     dbias = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
