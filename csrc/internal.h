@@ -85,6 +85,7 @@ struct cbn_plan {
     ptrdiff_t tile; /* channels per task */
     int streaming;  /* outputs are written past the cache, in which they would not fit */
     int fused;      /* a task runs all steps on its channels; otherwise each step runs over all blocks in turn */
+    int by_range;   /* then the threads share the channels; otherwise they share the pieces */
     int num_threads;
 };
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);

@@ -96,25 +96,26 @@ static CBN_INLINE void cbn_spread(double *column, const double *channel, const s
                 column[j++] = channel[c];
 }
 
-/* one sum per column to one per channel, by way of lanes: short chains of additions */
-static CBN_INLINE void cbn_gather(double *channel, const double *column, const struct cbn_block *b)
+/* One sum per column to one per channel, by way of halves and lanes: short chains of additions. Spoils the columns. */
+static CBN_INLINE void cbn_gather(double *channel, double *column, const struct cbn_block *b)
 {
-    if (b->fold * b->inner == 1) {
-        memcpy(channel, column, (size_t)b->channels * sizeof *channel);
+    const ptrdiff_t group = b->channels * b->inner;
+    for (ptrdiff_t f = b->fold; f > 1; f = (f + 1) / 2)
+        for (ptrdiff_t j = 0; j < f / 2 * group; j++)
+            column[j] += column[(f + 1) / 2 * group + j];
+    if (b->inner == 1) {
+        memcpy(channel, column, (size_t)group * sizeof *channel);
         return;
     }
     for (ptrdiff_t c = 0; c < b->channels; c++) {
+        const double *values = column + c * b->inner;
         double lanes[CBN_LANES] = {0};
-        ptrdiff_t n = 0;
-        for (ptrdiff_t f = 0; f < b->fold; f++) {
-            const double *values = column + (f * b->channels + c) * b->inner;
-            ptrdiff_t i = 0;
-            for (; n % CBN_LANES == 0 && i + CBN_LANES <= b->inner; i += CBN_LANES)
-                CBN_EACH_VEC
-                    CBN_LOAD(lanes, v) += CBN_LOAD(values + i, v);
-            for (; i < b->inner; i++)
-                lanes[n++ % CBN_LANES] += values[i];
-        }
+        ptrdiff_t i = 0;
+        for (; i + CBN_LANES <= b->inner; i += CBN_LANES)
+            CBN_EACH_VEC
+                CBN_LOAD(lanes, v) += CBN_LOAD(values + i, v);
+        for (ptrdiff_t l = 0; i < b->inner; i++, l++)
+            lanes[l] += values[i];
         channel[c] = cbn_fold_lanes(lanes);
     }
 }

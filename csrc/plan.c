@@ -8,7 +8,7 @@
 /* Values of one channel in a piece along rows, and rows of columns in a piece: enough to make the cost of starting
  * and merging a piece vanish, few enough to give every thread work when there are few channels. */
 #define PIECE_VALUES 65536
-#define PIECE_ROWS 256
+#define PIECE_ROWS 128
 /* Most pieces per channel (about): bounds the partial sums to 1 KB per channel. */
 #define MOST_PIECES 64
 /* Planes smaller than this are summed across channels: a row would be mostly start and end. */
@@ -17,6 +17,8 @@
 #define LEAST_WIDTH 256
 /* Bytes that should lie together in memory whenever a task moves on to the next sample. */
 #define RUN_BYTES 4096
+/* Bytes of each sample that a thread must have for threads to share samples. */
+#define APART_BYTES 8192
 /* Outputs of at least so many second-level caches bypass them: the reader of a smaller one may still find it there. */
 #define STREAMING_CACHES 4
 
@@ -107,11 +109,13 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
      * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
     plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
                   (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes);
-    if (!plan->fused && plan->fold == 1) { /* as wide as may be, and every thread as much as the others */
+    plan->by_range = 0;
+    if (!plan->fused && plan->fold == 1) {
+        /* Ranges of channels can be equal, pieces cannot. But two threads that write next to each other in every short
+         * sample take lines of memory away from each other. */
         const ptrdiff_t ranges = parts_of(parts_of(channels, plan->max_tile), num_threads) * num_threads;
-        const int divided = num_threads > 1 && ranges <= channels &&
-                            (plan->layout == CBN_ROWS || plan->pieces < 4 * (ptrdiff_t)num_threads);
-        tile = divided ? parts_of(channels, ranges) : plan->max_tile;
+        plan->by_range = num_threads > 1 && ranges <= channels && channels * run / num_threads >= APART_BYTES;
+        tile = plan->by_range ? parts_of(channels, ranges) : plan->max_tile;
     }
     plan->tile = tile;
 }

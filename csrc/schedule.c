@@ -102,30 +102,6 @@ void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, ptrdiff_t
     out->slope = job->slope ? job->slope + first : NULL;
 }
 
-/* Runs steps on the tasks [task, end). */
-typedef void tasks_fn(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end);
-
-static void run_tasks(tasks_fn *run, struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t count)
-{
-    const int threads = count < job->plan.num_threads ? (int)count : job->plan.num_threads;
-#ifdef _OPENMP
-    if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-        {
-            const unsigned long long saved = cbn_fp_enter();
-            const ptrdiff_t share = omp_get_num_threads(), thread = omp_get_thread_num();
-            run(job, step, steps, count * thread / share, count * (thread + 1) / share);
-            cbn_fp_leave(saved);
-        }
-        return;
-    }
-#endif
-    (void)threads;
-    const unsigned long long saved = cbn_fp_enter();
-    run(job, step, steps, 0, count);
-    cbn_fp_leave(saved);
-}
-
 static ptrdiff_t tiles(const struct cbn_plan *plan)
 {
     return (plan->channels + plan->tile - 1) / plan->tile;
@@ -161,28 +137,44 @@ static void run_fused(struct cbn_job *job, const struct cbn_step *step, int step
 }
 
 /* One step on one block after the other. */
-static void run_blocks(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
+static void run_blocks(struct cbn_job *job, const struct cbn_step *step, ptrdiff_t task, ptrdiff_t end)
 {
-    (void)steps;
-    const ptrdiff_t pieces = job->plan.pieces, count = pieces * tiles(&job->plan);
-    const int by_range = tiles(&job->plan) >= job->plan.num_threads; /* ranges of channels are of one size, pieces not */
+    const ptrdiff_t pieces = job->plan.pieces, ranges = tiles(&job->plan);
     struct cbn_output out;
     out.advance = NULL;
     for (; task < end; task++) {
         /* outputs in reverse: what was read last is most likely still in cache */
-        const ptrdiff_t block = step->kind == CBN_OUTPUT ? count - 1 - task : task;
-        const ptrdiff_t piece = by_range ? block % pieces : block / tiles(&job->plan);
-        const ptrdiff_t first = (by_range ? block / pieces : block % tiles(&job->plan)) * job->plan.tile;
+        const ptrdiff_t block = step->kind == CBN_OUTPUT ? pieces * ranges - 1 - task : task;
+        const ptrdiff_t piece = job->plan.by_range ? block % pieces : block / ranges;
+        const ptrdiff_t first = (job->plan.by_range ? block / pieces : block % ranges) * job->plan.tile;
         step->run(job, piece, first, tile_end(&job->plan, first), &out);
         cbn_advance(&out, PTRDIFF_MAX);
     }
 }
 
-/* One step on all channels. */
-static void run_channels(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
+/* The share of one of `threads` threads. Where the steps run in turn, each waits for all threads to finish the one
+ * before; whether a step is needed is the same to all, because nobody writes what that depends on meanwhile. */
+static void run_share(struct cbn_job *job, const struct cbn_step *steps, int count, ptrdiff_t thread, ptrdiff_t threads)
 {
-    (void)steps, (void)task, (void)end;
-    step->run(job, -1, 0, job->plan.channels, NULL);
+    const struct cbn_plan *plan = &job->plan;
+    const ptrdiff_t channels = plan->channels, ranges = tiles(plan), blocks = plan->pieces * ranges;
+    if (plan->fused) {
+        run_fused(job, steps, count, ranges * thread / threads, ranges * (thread + 1) / threads);
+        return;
+    }
+    for (int s = 0; s < count; s++) {
+        if (steps[s].needed && !steps[s].needed(job, 0, channels))
+            continue;
+        if (steps[s].kind == CBN_PER_CHANNEL)
+            steps[s].run(job, -1, channels * thread / threads, channels * (thread + 1) / threads, NULL);
+        else
+            run_blocks(job, &steps[s], blocks * thread / threads, blocks * (thread + 1) / threads);
+#ifdef _OPENMP
+        if (threads > 1) { /* a barrier that nobody else of our team reaches could be the caller's */
+#pragma omp barrier
+        }
+#endif
+    }
 }
 
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads)
@@ -192,18 +184,23 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
     if (num_threads > worthwhile)
         num_threads = worthwhile > 1 ? (int)worthwhile : 1;
     cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
-    if (plan->fused) {
-        run_tasks(run_fused, job, steps, count, tiles(plan));
+#ifdef _OPENMP
+    const ptrdiff_t tasks = tiles(plan) * (plan->fused ? 1 : plan->pieces);
+    if (num_threads > tasks)
+        num_threads = (int)tasks;
+    if (num_threads > 1) {
+#pragma omp parallel num_threads(num_threads)
+        {
+            const unsigned long long saved = cbn_fp_enter();
+            run_share(job, steps, count, omp_get_thread_num(), omp_get_num_threads());
+            cbn_fp_leave(saved);
+        }
         return;
     }
-    for (int s = 0; s < count; s++) {
-        if (steps[s].needed && !steps[s].needed(job, 0, plan->channels))
-            continue;
-        if (steps[s].kind == CBN_PER_CHANNEL)
-            run_tasks(run_channels, job, &steps[s], 1, 1);
-        else
-            run_tasks(run_blocks, job, &steps[s], 1, plan->pieces * tiles(plan));
-    }
+#endif
+    const unsigned long long saved = cbn_fp_enter();
+    run_share(job, steps, count, 0, 1);
+    cbn_fp_leave(saved);
 }
 
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
