@@ -45,6 +45,19 @@ static CBN_INLINE void cbn_narrow_f64(double *to, cbn_vec v, int streaming)
         *(cbn_vec_unaligned *)to = v;
 }
 
+/* CBN_LANES values from lanes + n on: bits of ones in the last n of them */
+static const union {
+    int64_t bits[2 * CBN_LANES];
+    double lanes[2 * CBN_LANES];
+} cbn_mask = {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1}};
+
+typedef int64_t cbn_bits __attribute__((vector_size(8 * CBN_VEC)));
+
+static CBN_INLINE cbn_vec cbn_and(cbn_vec a, cbn_vec mask)
+{
+    return (cbn_vec)((cbn_bits)a & (cbn_bits)mask);
+}
+
 /* the sum of CBN_LANES lanes, as a tree */
 static CBN_INLINE double cbn_fold_lanes(const double *lanes)
 {

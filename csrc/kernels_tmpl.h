@@ -22,10 +22,10 @@ static CBN_INLINE void FN(add_lanes)(cbn_vec *s, cbn_vec *q, const T *dy, const 
     }
 }
 
-/* A part of a row of one channel, onto lanes that go on from part to part. Each part is summed from zero and then added:
- * short chains of additions round less than a long one. */
+/* A part of a row of one channel, with `before` values of the row before it, onto lanes that go on from part to part.
+ * Each part is summed from zero and then added: short chains of additions round less than a long one. */
 static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const T *x, double anchor, ptrdiff_t length,
-                                   int centered, struct cbn_output *meanwhile)
+                                   ptrdiff_t before, int centered, struct cbn_output *meanwhile)
 {
     cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
     CBN_EACH_VEC {
@@ -43,17 +43,21 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
         }
         cbn_advance(meanwhile, i - start);
     }
-    if (i < length) { /* the rest, filled up with zeros, which add nothing */
-        double d[CBN_LANES] = {0}, g[CBN_LANES] = {0};
-        for (ptrdiff_t l = 0; l < length - i; l++) {
-            d[l] = (double)x[i + l] - anchor;
-            g[l] = dy ? (double)dy[i + l] : d[l];
-        }
+    if (i < length && i + before >= CBN_LANES) { /* the last lanes of the row, without those that were taken before */
+        const double *mask = cbn_mask.lanes + (length - i);
+        const ptrdiff_t at = length - CBN_LANES;
         CBN_EACH_VEC {
-            s[v] += CBN_LOAD(g, v);
-            q[v] += CBN_LOAD(g, v) * CBN_LOAD(d, v);
+            const cbn_vec d = cbn_and(WIDEN(x + at + v * CBN_VEC) - k[v], CBN_LOAD(mask, v));
+            const cbn_vec g = dy ? cbn_and(WIDEN(dy + at + v * CBN_VEC), CBN_LOAD(mask, v)) : d;
+            s[v] += g;
+            q[v] += g * d;
         }
-    }
+    } else
+        for (ptrdiff_t l = 0; i < length; i++, l++) {
+            const double d = (double)x[i] - anchor, g = dy ? (double)dy[i] : d;
+            sum[l] += g;
+            dot[l] += g * d;
+        }
     CBN_EACH_VEC {
         CBN_LOAD(sum, v) += s[v];
         CBN_LOAD(dot, v) += q[v];
@@ -72,9 +76,9 @@ static CBN_INLINE void FN(sums_rows_of)(double *sum, double *dot, const T *dy, c
             for (ptrdiff_t i = 0; i < b->length; i += CBN_PART) {
                 const ptrdiff_t n = b->length - i < CBN_PART ? b->length - i : CBN_PART;
                 if (T_IS_WIDE || anchor[c] != 0)
-                    FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, anchor[c], n, 1, meanwhile);
+                    FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, anchor[c], n, i, 1, meanwhile);
                 else
-                    FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, 0, n, 0, meanwhile);
+                    FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, 0, n, i, 0, meanwhile);
             }
         }
     for (ptrdiff_t c = 0; c < b->channels; c++) {
@@ -249,15 +253,20 @@ static CBN_INLINE void FN(emit)(T *y, FN(one_fn) *one, FN(line_fn) *line, const 
                                 int streaming)
 {
     if (streaming) {
-        for (; j < end && (uintptr_t)(y + j) % CBN_LINE_BYTES; j++)
-            y[j] = one(run, j);
+        const ptrdiff_t head = j + (ptrdiff_t)(-(uintptr_t)(y + j) % CBN_LINE_BYTES / sizeof(T));
+        const ptrdiff_t first = head < end ? head : end;
+        CBN_IVDEP
+        for (ptrdiff_t h = j; h < first; h++)
+            y[h] = one(run, h);
+        j = first;
         for (; j + LINE <= end; j += LINE)
             line(y + j, run, j, 1);
     } else
         for (; j + LINE <= end; j += LINE)
             line(y + j, run, j, 0);
-    for (; j < end; j++)
-        y[j] = one(run, j);
+    CBN_IVDEP
+    for (ptrdiff_t t = j; t < end; t++)
+        y[t] = one(run, t);
 }
 
 /* Writes the values [j, end) of the run that starts at index `at`. */
