@@ -103,10 +103,12 @@ static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
 /* one value per channel to one per column */
 static CBN_INLINE void cbn_spread(double *column, const double *channel, const struct cbn_block *b)
 {
-    for (ptrdiff_t f = 0, j = 0; f < b->fold; f++)
-        for (ptrdiff_t c = 0; c < b->channels; c++)
+    for (ptrdiff_t f = 0; f < b->fold; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++, column += b->inner) {
+            const double value = channel[c];
             for (ptrdiff_t i = 0; i < b->inner; i++)
-                column[j++] = channel[c];
+                column[i] = value;
+        }
 }
 
 /* One sum per column to one per channel, by way of halves and lanes: short chains of additions. Spoils the columns. */
