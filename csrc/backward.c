@@ -11,6 +11,18 @@
 
 #include "internal.h"
 
+/* The sums are taken about the mean; or, where float32 has a mean of at most 32 deviations, about zero, which is
+ * faster, and moved to the mean afterwards. */
+static void step_centers(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
+                         struct cbn_output *out)
+{
+    (void)piece, (void)out;
+    for (ptrdiff_t c = first; c < last; c++) {
+        const double offset = job->mean[c] * job->inv_std[c];
+        job->anchor[c] = job->ops->itemsize == sizeof(float) && offset * offset <= job->ops->far ? 0 : job->mean[c];
+    }
+}
+
 static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
                            struct cbn_output *out)
 {
@@ -18,7 +30,9 @@ static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first
     const double count = (double)(job->plan.outer * job->plan.inner);
     for (ptrdiff_t c = first; c < last; c++) {
         cbn_merge_parts(job, c);
-        const double dbias = job->sum[c], dweight = job->dot[c] * job->inv_std[c];
+        const double dbias = job->sum[c], offset = job->mean[c] - job->anchor[c];
+        const double dot = offset != 0 ? job->dot[c] - offset * dbias : job->dot[c];
+        const double dweight = dot * job->inv_std[c];
         job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * job->inv_std[c];
         cbn_store(job->dbias, job->param_dtype, c, dbias);
         cbn_store(job->dweight, job->param_dtype, c, dweight);
@@ -53,16 +67,17 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
     struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .y = dx, .weight = weight, .dweight = dweight,
                           .dbias = dbias, .training = training, .param_dtype = param_dtype};
     cbn_make_plan(&job.plan, outer, channels, inner);
-    double **arrays[] = {&job.mean, &job.inv_std, &job.sum, &job.dot, &job.scale, &job.shift, &job.slope};
-    if (cbn_job_alloc(&job, arrays, 7, 1))
+    double **arrays[] = {&job.mean, &job.inv_std, &job.sum, &job.dot, &job.scale, &job.shift, &job.slope,
+                         &job.anchor};
+    if (cbn_job_alloc(&job, arrays, 8, 1))
         return CBN_NO_MEMORY;
     memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
     memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);
-    job.anchor = job.mean;
-    static const struct cbn_step steps[] = {{cbn_step_sums, CBN_PER_BLOCK, NULL},
+    static const struct cbn_step steps[] = {{step_centers, CBN_PER_CHANNEL, NULL},
+                                            {cbn_step_sums, CBN_PER_BLOCK, NULL},
                                             {step_gradients, CBN_PER_CHANNEL, NULL},
                                             {step_input_grad, CBN_OUTPUT, NULL}};
-    cbn_run_steps(&job, steps, 3, 2, num_threads);
+    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 2, num_threads);
     free(job.workspace);
     return CBN_OK;
 }
