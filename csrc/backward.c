@@ -12,14 +12,17 @@
 #include "internal.h"
 
 /* The sums are taken about the mean; or, where float32 has a mean of at most 32 deviations, about zero, which is
- * faster, and moved to the mean afterwards. */
+ * faster, and moved to the mean afterwards. Not where the first value is the mean: in a constant channel nothing but
+ * zeros are added, and dweight is exactly 0. */
 static void step_centers(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
                          struct cbn_output *out)
 {
     (void)piece, (void)out;
     for (ptrdiff_t c = first; c < last; c++) {
-        const double offset = job->mean[c] * job->inv_std[c];
-        job->anchor[c] = job->ops->itemsize == sizeof(float) && offset * offset <= job->ops->far ? 0 : job->mean[c];
+        const double mean = job->mean[c], offset = mean * job->inv_std[c];
+        const int about_zero = job->ops->itemsize == sizeof(float) && offset * offset <= job->ops->far &&
+                               (double)((const float *)job->x)[c * job->plan.inner] != mean;
+        job->anchor[c] = about_zero ? 0 : mean;
     }
 }
 

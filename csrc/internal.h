@@ -58,7 +58,7 @@ enum cbn_layout { CBN_ROWS = 0, CBN_COLUMNS = 1 };
 struct cbn_ops {
     size_t itemsize;
     double far; /* an anchor is far from the mean where s^2 / n exceeds so many m2 */
-    /* anchor = mean of each channel's first 16 values */
+    /* anchor = mean of each channel's first values, or 0 where that is as good */
     void (*anchors)(double *anchor, const void *x, const struct cbn_block *block);
     /* sum += x - anchor and dot += (x - anchor)^2; with dy: sum += dy and dot += dy * (x - anchor) */
     void (*sums[2])(double *sum, double *dot, const void *dy, const void *x, const double *anchor,
@@ -86,7 +86,6 @@ struct cbn_plan {
     int streaming;  /* outputs are written past the cache, in which they would not fit */
     int fused;      /* a task runs all steps on its channels; otherwise each step runs over all blocks in turn */
     int by_range;   /* then the threads share the channels; otherwise they share the pieces */
-    int num_threads;
 };
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
 /* `streams`: arrays that are read twice, and so are worth keeping in cache between the steps; 0 if none is */

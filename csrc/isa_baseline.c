@@ -12,7 +12,7 @@ static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
     return a * b + c;
 }
 
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 #include <emmintrin.h>
 static inline cbn_vec cbn_widen_f32(const float *p)
 {

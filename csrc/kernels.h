@@ -2,8 +2,9 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector) and
- * cbn_widen_f32 (CBN_VEC floats to doubles). Vectors are those of GNU C (gcc, clang). */
+ * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector), cbn_vec (that vector),
+ * cbn_widen_f32 and cbn_narrow_f32 (CBN_VEC floats to doubles and back), cbn_fmadd (with one rounding or with two),
+ * cbn_stream and CBN_STREAM_FENCE (stores past the cache). Vectors are those of GNU C (gcc, clang). */
 #include <math.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@
 #define CBN_VECS (CBN_LANES / CBN_VEC)
 #define CBN_EACH_VEC for (int v = 0; v < CBN_VECS; v++)
 #define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
+/* additions in one chain: rows of columns, and values of a row */
 #define CBN_ROWS_AT_ONCE 8
 #define CBN_PART 4096
 /* values that are summed before an output is written on: a few dozen lines of memory, which a CPU overlaps */

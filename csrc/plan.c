@@ -91,7 +91,6 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
 {
     const ptrdiff_t channels = plan->channels, run = plan->inner * (ptrdiff_t)itemsize;
     const ptrdiff_t slab = most(1, plan->outer * run * most(1, streams));
-    plan->num_threads = num_threads;
     plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes;
     /* channels whose slab stays in cache between the steps, in runs that are long enough */
     const ptrdiff_t shortest = parts_of(RUN_BYTES, run);

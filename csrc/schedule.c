@@ -186,8 +186,10 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
     cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
 #ifdef _OPENMP
     const ptrdiff_t tasks = tiles(plan) * (plan->fused ? 1 : plan->pieces);
-    if (num_threads > tasks)
+    if (num_threads > tasks) {
         num_threads = (int)tasks;
+        cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
+    }
     if (num_threads > 1) {
 #pragma omp parallel num_threads(num_threads)
         {

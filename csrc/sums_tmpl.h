@@ -187,20 +187,20 @@ static CBN_INLINE double FN(anchor_along)(const T *x)
     return FN(anchor_of)((double)x[0], cbn_fold_lanes(sum), cbn_fold_lanes(squares), CBN_LANES);
 }
 
-/* from the first value of each of the first CBN_LANES samples; `step` between channels, of at most CBN_LANES */
-static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t channels, ptrdiff_t step,
+/* from the first value of each of the first CBN_LANES samples, for at most CBN_LANES channels that lie side by side */
+static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t channels,
                                         const struct cbn_block *b)
 {
     const ptrdiff_t n = b->outer < CBN_LANES ? b->outer : CBN_LANES;
     double sum[CBN_LANES] = {0}, squares[CBN_LANES] = {0};
     for (ptrdiff_t o = 1; o < n; o++)
         for (ptrdiff_t c = 0; c < channels; c++) {
-            const double d = (double)x[o * b->stride + c * step] - (double)x[c * step];
+            const double d = (double)x[o * b->stride + c] - (double)x[c];
             sum[c] += d;
             squares[c] += d * d;
         }
     for (ptrdiff_t c = 0; c < channels; c++)
-        anchor[c] = FN(anchor_of)((double)x[c * step], sum[c], squares[c], (double)n);
+        anchor[c] = FN(anchor_of)((double)x[c], sum[c], squares[c], (double)n);
 }
 
 static void FN(anchors)(double *anchor, const void *x_, const struct cbn_block *b)
@@ -214,7 +214,7 @@ static void FN(anchors)(double *anchor, const void *x_, const struct cbn_block *
     }
     if (b->inner == 1)
         for (; c + CBN_LANES <= b->channels; c += CBN_LANES)
-            FN(anchors_down)(anchor + c, x + c, CBN_LANES, 1, b);
+            FN(anchors_down)(anchor + c, x + c, CBN_LANES, b);
     for (; c < b->channels; c++)
-        FN(anchors_down)(anchor + c, x + c * b->inner, 1, 1, b);
+        FN(anchors_down)(anchor + c, x + c * b->inner, 1, b);
 }

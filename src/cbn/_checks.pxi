@@ -95,6 +95,8 @@ cdef cnp.ndarray like(cnp.ndarray value, cnp.ndarray x, Triple *triple, int axis
 
 cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b):
     """Whether they share an element; True if that is too hard to tell."""
+    if cnp.PyArray_SIZE(a) == 0 or cnp.PyArray_SIZE(b) == 0:
+        return False
     cdef char *start_a = <char *>cnp.PyArray_DATA(a)
     cdef char *start_b = <char *>cnp.PyArray_DATA(b)
     if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
