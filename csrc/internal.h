@@ -31,7 +31,7 @@ struct cbn_output {
     /* writes about so many values more; NULL where nothing is left to write */
     void (*advance)(struct cbn_output *out, ptrdiff_t values);
     struct cbn_block block;
-    /* for input_grad, shift is the center; dy, slope and center are not used by affine */
+    /* for input_grad, shift is the center; dy and slope are not used by affine */
     const void *x, *dy;
     void *y;
     const double *mean, *scale, *shift, *slope; /* by channel */
@@ -41,7 +41,8 @@ struct cbn_output {
             double mean, scale, shift;
             int wide;
         } line[CBN_MAX_LANED_CHANNELS];
-        _Alignas(64) double column[4][CBN_MAX_WIDTH]; /* mean, scale, shift, slope, in the type that the kernel computes in */
+        /* mean, scale, shift, and slope or `wide`, in the type that the kernel computes in */
+        _Alignas(64) double column[4][CBN_MAX_WIDTH];
     };
 };
 

@@ -51,7 +51,8 @@ static CBN_INLINE void cbn_narrow_f64(double *to, cbn_vec v, int streaming)
 static const union {
     int64_t bits[2 * CBN_LANES];
     double lanes[2 * CBN_LANES];
-} cbn_mask = {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1}};
+} cbn_mask = {{0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+               -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1}};
 
 typedef int64_t cbn_bits __attribute__((vector_size(8 * CBN_VEC)));
 

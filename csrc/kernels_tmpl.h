@@ -12,6 +12,8 @@
 
 #include "outputs_tmpl.h"
 
+#include "grad_tmpl.h"
+
 static const struct cbn_ops FN(ops) = {
     .itemsize = sizeof(T),
     .far = T_IS_WIDE ? 2 : 1024, /* float32 results do not see the ten bits that a worse anchor costs */

@@ -1,4 +1,4 @@
-/* outputs_tmpl.h: y and dx, value by value; a part of kernels_tmpl.h.
+/* outputs_tmpl.h: how outputs are written, and y, value by value; a part of kernels_tmpl.h.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 
@@ -108,6 +108,11 @@ static CBN_INLINE T FN(wide)(T x, double mean, double scale, double shift)
     return (T)(((double)x - mean) * scale + shift);
 }
 
+static CBN_INLINE T FN(narrow)(T x, T mean, T scale, T shift)
+{
+    return (x - mean) * scale + shift;
+}
+
 struct FN(row) {
     const T *x;
     T mean, scale, shift;
@@ -116,7 +121,7 @@ struct FN(row) {
 static CBN_INLINE T FN(row_one)(const void *run, ptrdiff_t j)
 {
     const struct FN(row) *r = run;
-    return (r->x[j] - r->mean) * r->scale + r->shift;
+    return FN(narrow)(r->x[j], r->mean, r->scale, r->shift);
 }
 
 static CBN_INLINE void FN(row_line)(T *y, const void *run, ptrdiff_t j, int streaming)
@@ -158,7 +163,7 @@ struct FN(columns) {
 static CBN_INLINE T FN(columns_one)(const void *run, ptrdiff_t j)
 {
     const struct FN(columns) *r = run;
-    return (r->x[j] - r->mean[j]) * r->scale[j] + r->shift[j];
+    return FN(narrow)(r->x[j], r->mean[j], r->scale[j], r->shift[j]);
 }
 
 static CBN_INLINE void FN(columns_line)(T *y, const void *run, ptrdiff_t j, int streaming)
@@ -182,10 +187,9 @@ static CBN_INLINE void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t a
     const double *mean = out->column[0], *scale = out->column[1], *shift = out->column[2], *wide = out->column[3];
     const T *x = (const T *)out->x + at;
     T *y = (T *)out->y + at;
-    for (; j < end; j++) {
-        const T narrow = (x[j] - (T)mean[j]) * (T)scale[j] + (T)shift[j];
-        y[j] = wide[j] != 0 ? FN(wide)(x[j], mean[j], scale[j], shift[j]) : narrow;
-    }
+    for (; j < end; j++)
+        y[j] = wide[j] != 0 ? FN(wide)(x[j], mean[j], scale[j], shift[j])
+                            : FN(narrow)(x[j], (T)mean[j], (T)scale[j], (T)shift[j]);
 }
 
 static void FN(advance_affine)(struct cbn_output *out, ptrdiff_t values)
@@ -227,89 +231,4 @@ static void FN(open_columns)(struct cbn_output *out)
         out->column[3][j] = line.wide;
     }
     out->advance = FN(advance_mixed);
-}
-
-/* --- dx = scale * ((dy - center) - slope * (x - mean)), where shift is the center --- */
-
-/* In double whatever T is: dy is often nearly a line in x (a loss of y^2, say), and what is left of it would be noise. */
-struct FN(grad) {
-    const T *dy, *x;
-    double mean, scale, center, slope;
-};
-
-static CBN_INLINE T FN(grad_one)(const void *run, ptrdiff_t j)
-{
-    const struct FN(grad) *r = run;
-    return (T)(r->scale * (((double)r->dy[j] - r->center) - r->slope * ((double)r->x[j] - r->mean)));
-}
-
-static CBN_INLINE void FN(grad_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
-{
-    const struct FN(grad) *r = run;
-    cbn_prefetch(r->dy + j + CBN_PREFETCH / 2);
-    cbn_prefetch(r->x + j + CBN_PREFETCH / 2);
-    for (ptrdiff_t i = j; i < j + LINE; i += CBN_VEC, dx += CBN_VEC)
-        NARROW(dx, r->scale * ((WIDEN(r->dy + i) - r->center) - r->slope * (WIDEN(r->x + i) - r->mean)), streaming);
-}
-
-static CBN_INLINE void FN(write_grad)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
-{
-    const ptrdiff_t c = out->channel;
-    const struct FN(grad) run = {(const T *)out->dy + at, (const T *)out->x + at, out->mean[c], out->scale[c],
-                                 out->shift[c], out->slope[c]};
-    FN(emit)((T *)out->y + at, FN(grad_one), FN(grad_line), &run, j, end, out->block.streaming);
-}
-
-static void FN(advance_grad)(struct cbn_output *out, ptrdiff_t values)
-{
-    FN(advance_rows)(out, values, FN(write_grad));
-}
-
-static void FN(open_grad_rows)(struct cbn_output *out)
-{
-    cbn_open(out, FN(advance_grad));
-}
-
-struct FN(grad_columns) {
-    const T *dy, *x;
-    const double *mean, *scale, *center, *slope;
-};
-
-static CBN_INLINE T FN(grad_columns_one)(const void *run, ptrdiff_t j)
-{
-    const struct FN(grad_columns) *r = run;
-    return (T)(r->scale[j] * (((double)r->dy[j] - r->center[j]) - r->slope[j] * ((double)r->x[j] - r->mean[j])));
-}
-
-static CBN_INLINE void FN(grad_columns_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
-{
-    const struct FN(grad_columns) *r = run;
-    cbn_prefetch(r->dy + j + CBN_PREFETCH / 2);
-    cbn_prefetch(r->x + j + CBN_PREFETCH / 2);
-    for (ptrdiff_t i = j; i < j + LINE; i += CBN_VEC, dx += CBN_VEC) {
-        const cbn_vec rest = WIDEN(r->dy + i) - CBN_LOAD(r->center + i, 0);
-        const cbn_vec line = CBN_LOAD(r->slope + i, 0) * (WIDEN(r->x + i) - CBN_LOAD(r->mean + i, 0));
-        NARROW(dx, CBN_LOAD(r->scale + i, 0) * (rest - line), streaming);
-    }
-}
-
-static CBN_INLINE void FN(write_grad_columns)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
-{
-    const struct FN(grad_columns) run = {(const T *)out->dy + at, (const T *)out->x + at, out->column[0],
-                                         out->column[1], out->column[2], out->column[3]};
-    FN(emit)((T *)out->y + at, FN(grad_columns_one), FN(grad_columns_line), &run, j, end, out->block.streaming);
-}
-
-static void FN(advance_grad_columns)(struct cbn_output *out, ptrdiff_t values)
-{
-    FN(advance_columns)(out, values, FN(write_grad_columns));
-}
-
-static void FN(open_grad_columns)(struct cbn_output *out)
-{
-    cbn_spread(out->column[0], out->mean, &out->block);
-    cbn_spread(out->column[1], out->scale, &out->block);
-    cbn_spread(out->column[2], out->shift, &out->block);
-    cbn_spread(out->column[3], out->slope, &out->block);
-    cbn_open(out, FN(advance_grad_columns));
 }

@@ -122,17 +122,21 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
 ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
                          ptrdiff_t last)
 {
-    const ptrdiff_t o = piece < 0 ? 0 : piece / plan->inner_pieces * plan->piece_outer;
-    const ptrdiff_t i = piece < 0 ? 0 : piece % plan->inner_pieces * plan->piece_length;
     *block = (struct cbn_block){
-        .outer = piece < 0 ? plan->outer : least(plan->piece_outer, plan->outer - o),
+        .outer = plan->outer,
         .channels = last - first,
         .inner = plan->inner,
-        .length = piece < 0 ? plan->inner : least(plan->piece_length, plan->inner - i),
+        .length = plan->inner,
         .stride = plan->channels * plan->inner,
         .fold = plan->fold,
         .streaming = plan->streaming,
         .backward = piece < 0,
     };
+    if (piece < 0)
+        return first * plan->inner;
+    const ptrdiff_t o = piece / plan->inner_pieces * plan->piece_outer;
+    const ptrdiff_t i = piece % plan->inner_pieces * plan->piece_length;
+    block->outer = least(plan->piece_outer, plan->outer - o);
+    block->length = least(plan->piece_length, plan->inner - i);
     return (o * plan->channels + first) * plan->inner + i;
 }

@@ -144,7 +144,8 @@ static CBN_INLINE void FN(sums_columns_of)(double *sum, double *dot, const T *dy
             FN(add_columns)(s, q, dy ? dy + at : NULL, x + at, k, some, stride, width, 0, meanwhile);
     }
     if (rest)
-        FN(add_columns)(s, q, dy ? dy + rows * stride : NULL, x + rows * stride, k, 1, stride, rest * group, 1, meanwhile);
+        FN(add_columns)(s, q, dy ? dy + rows * stride : NULL, x + rows * stride, k, 1, stride, rest * group, 1,
+                        meanwhile);
     cbn_gather(sum, s, b);
     cbn_gather(dot, q, b);
 }
@@ -188,8 +189,7 @@ static CBN_INLINE double FN(anchor_along)(const T *x)
 }
 
 /* from the first value of each of the first CBN_LANES samples, for at most CBN_LANES channels that lie side by side */
-static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t channels,
-                                        const struct cbn_block *b)
+static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t channels, const struct cbn_block *b)
 {
     const ptrdiff_t n = b->outer < CBN_LANES ? b->outer : CBN_LANES;
     double sum[CBN_LANES] = {0}, squares[CBN_LANES] = {0};
