@@ -14,11 +14,10 @@
 /* The sums are taken about the mean; or, where float32 has a mean of at most 32 deviations, about zero, which is
  * faster, and moved to the mean afterwards. Not where the first value is the mean: in a constant channel nothing but
  * zeros are added, and dweight is exactly 0. */
-static void step_centers(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                         struct cbn_output *out)
+static void step_centers(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
-    for (ptrdiff_t c = first; c < last; c++) {
+    (void)out;
+    for (ptrdiff_t c = region->first; c < region->last; c++) {
         const double mean = job->mean[c], offset = mean * job->inv_std[c];
         const int about_zero = job->ops->itemsize == sizeof(float) && offset * offset <= job->ops->far &&
                                (double)((const float *)job->x)[c * job->plan.inner] != mean;
@@ -26,12 +25,11 @@ static void step_centers(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, 
     }
 }
 
-static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                           struct cbn_output *out)
+static void step_gradients(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
+    (void)out;
     const double count = (double)(job->plan.outer * job->plan.inner);
-    for (ptrdiff_t c = first; c < last; c++) {
+    for (ptrdiff_t c = region->first; c < region->last; c++) {
         cbn_merge_parts(job, c);
         const double dbias = job->sum[c], offset = job->mean[c] - job->anchor[c];
         const double dot = offset != 0 ? job->dot[c] - offset * dbias : job->dot[c];
@@ -44,17 +42,16 @@ static void step_gradients(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first
     }
 }
 
-static void step_input_grad(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                            struct cbn_output *out)
+static void step_input_grad(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    cbn_set_output(out, job, piece, first, last);
+    cbn_set_output(out, job, region);
     if (job->training) {
-        job->ops->input_grad[job->plan.layout](out);
+        job->ops->input_grad[job->plan.output_layout](out);
         return;
     }
     out->x = out->dy; /* dx = scale * dy, as shift and slope are zeros */
     out->mean = out->slope;
-    job->ops->affine[job->plan.layout](out);
+    job->ops->affine[job->plan.output_layout](out);
 }
 
 int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
@@ -77,7 +74,7 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
     memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
     memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);
     static const struct cbn_step steps[] = {{step_centers, CBN_PER_CHANNEL, NULL},
-                                            {cbn_step_sums, CBN_PER_BLOCK, NULL},
+                                            {cbn_step_sums, CBN_PER_PIECE, NULL},
                                             {step_gradients, CBN_PER_CHANNEL, NULL},
                                             {step_input_grad, CBN_OUTPUT, NULL}};
     cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 2, num_threads);

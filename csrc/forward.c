@@ -19,33 +19,30 @@ static void set_line(struct cbn_job *job, ptrdiff_t c, double inv_std)
     job->shift[c] = cbn_load(job->bias, job->param_dtype, c, 0);
 }
 
-static void step_batch_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                            struct cbn_output *out)
+static void step_batch_line(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
+    (void)out;
     const double count = (double)(job->plan.outer * job->plan.inner);
-    for (ptrdiff_t c = first; c < last; c++) {
+    for (ptrdiff_t c = region->first; c < region->last; c++) {
         const double inv_std = inverse_std(job->m2[c] / count, job->eps);
         set_line(job, c, inv_std);
         job->inv_std[c] = inv_std;
     }
 }
 
-static void step_running_line(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                              struct cbn_output *out)
+static void step_running_line(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
-    for (ptrdiff_t c = first; c < last; c++) {
+    (void)out;
+    for (ptrdiff_t c = region->first; c < region->last; c++) {
         job->mean[c] = cbn_load(job->running_mean, job->param_dtype, c, 0);
         set_line(job, c, inverse_std(cbn_load(job->running_var, job->param_dtype, c, 1), job->eps));
     }
 }
 
-static void step_affine(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                        struct cbn_output *out)
+static void step_affine(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    cbn_set_output(out, job, piece, first, last);
-    job->ops->affine[job->plan.layout](out);
+    cbn_set_output(out, job, region);
+    job->ops->affine[job->plan.output_layout](out);
 }
 
 /* An empty batch: mean 0, m2 0. Out of line, as `update` in running.c. */

@@ -2,11 +2,11 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Design. An operation is a list of *steps* (moments.c, forward.c, backward.c). A step works on channels, or on
- * *blocks*: one piece of the samples and a range of channels. plan.c cuts the array: pieces by the shape alone,
- * because partial sums are added piece by piece and so decide the bits; channel ranges freely, by caches and
- * threads. schedule.c runs the steps over the blocks, and is the only file with OpenMP. The kernels (kernels_tmpl.h,
- * compiled once for each instruction set) compute one block serially. */
+ * Design. An operation is a list of *steps* (moments.c, forward.c, backward.c). A step works on the channels of a
+ * *region*, or on its values: a range of channels in a range of samples. plan.c cuts the array: into *pieces* by the
+ * shape alone, because partial sums are added piece by piece and so decide the bits; into *tiles*, ranges of channels,
+ * freely, by caches and threads. schedule.c runs the steps over regions, and is the only file with OpenMP. The kernels
+ * (kernels_tmpl.h, compiled once for each instruction set) compute one region serially. */
 #ifndef CBN_INTERNAL_H
 #define CBN_INTERNAL_H
 
@@ -20,9 +20,9 @@
 /* How one kernel call sees memory: `outer` samples at `stride`, `channels` at `inner`, `length` values of each. */
 struct cbn_block {
     ptrdiff_t outer, channels, inner, length, stride;
-    ptrdiff_t fold; /* samples that stand side by side in one row of columns */
-    int streaming;  /* write the output past the cache */
-    int backward;   /* write the last sample first: it was read last, and is most likely still in cache */
+    ptrdiff_t fold;  /* samples that stand side by side in one row of columns */
+    ptrdiff_t chunk; /* samples that are written in their order, the last chunk first: it was read last */
+    int streaming;   /* write the output past the cache */
 };
 
 /* The output of one block, written a little at a time, so that the sums of the next block can be taken in between: the
@@ -35,15 +35,9 @@ struct cbn_output {
     const void *x, *dy;
     void *y;
     const double *mean, *scale, *shift, *slope; /* by channel */
-    ptrdiff_t sample, channel, at;              /* position: the values of `channel` in `sample` from `at` on */
-    union {
-        struct cbn_line {
-            double mean, scale, shift;
-            int wide;
-        } line[CBN_MAX_LANED_CHANNELS];
-        /* mean, scale, shift, and slope or `wide`, in the type that the kernel computes in */
-        _Alignas(64) double column[4][CBN_MAX_WIDTH];
-    };
+    ptrdiff_t chunk, sample, channel, at; /* position: first sample of the chunk, sample, and `at` in the current run */
+    /* mean, scale, shift, and slope or `wide`, by channel or by column, in the type that the kernel computes in */
+    _Alignas(64) double column[4][CBN_MAX_WIDTH];
 };
 
 static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)
@@ -54,6 +48,12 @@ static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)
 
 /* ROWS: along the values of one channel. COLUMNS: across channels, down the samples. */
 enum cbn_layout { CBN_ROWS = 0, CBN_COLUMNS = 1 };
+
+/* Channels [first, last) of `samples` samples, and of their planes `length` values from `at` on; `piece` is the index of
+ * the piece that this is, where it is one. */
+struct cbn_region {
+    ptrdiff_t first, last, sample, samples, at, length, piece;
+};
 
 /* The kernels for one dtype. Channel arrays point at the first channel of the block, x, dy and y at its first value. */
 struct cbn_ops {
@@ -76,24 +76,32 @@ struct cbn_kernels {
 };
 const struct cbn_ops *cbn_ops(enum cbn_dtype dtype);
 
+/* What a task is. TURNS: one step on one region; all threads do a step before the next. TILES: all steps on one tile.
+ * SHARED: the same, but all threads work on the same tile, each on its own samples. */
+enum cbn_tasks { CBN_TURNS, CBN_TILES, CBN_SHARED };
+
 /* How an array is cut. Everything above the line depends on the shape alone, the rest never changes a bit. */
 struct cbn_plan {
     ptrdiff_t outer, channels, inner, fold;
-    enum cbn_layout layout;
+    enum cbn_layout layout, output_layout;
     ptrdiff_t piece_outer, piece_length, inner_pieces, pieces;
-    ptrdiff_t max_tile;
+    ptrdiff_t max_tile, max_output_tile;
     /* ---- */
-    ptrdiff_t tile; /* channels per task */
-    int streaming;  /* outputs are written past the cache, in which they would not fit */
-    int fused;      /* a task runs all steps on its channels; otherwise each step runs over all blocks in turn */
-    int by_range;   /* then the threads share the channels; otherwise they share the pieces */
+    ptrdiff_t tile, output_tile; /* channels per task */
+    ptrdiff_t chunk;             /* samples that are written in their order */
+    int streaming;               /* outputs are written past the cache, in which they would not fit */
+    enum cbn_tasks tasks;
+    int by_range; /* in turns, the threads share the channels; otherwise they share the samples */
 };
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
 /* `streams`: arrays that are read twice, and so are worth keeping in cache between the steps; 0 if none is */
 void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads);
-/* Describes a block (of all pieces if `piece` is -1) and returns the index of its first value. */
-ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
-                         ptrdiff_t last);
+/* All values of channels [first, last). */
+struct cbn_region cbn_all_of(const struct cbn_plan *plan, ptrdiff_t first, ptrdiff_t last);
+/* The same, of one piece only. */
+struct cbn_region cbn_piece_of(const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last);
+/* Describes a region as a block and returns the index of its first value. */
+ptrdiff_t cbn_block_of(struct cbn_block *block, const struct cbn_plan *plan, const struct cbn_region *region);
 
 /* One operation: its arrays, its numbers per channel, its cut. Members not used by an operation stay NULL. */
 struct cbn_job {
@@ -110,14 +118,14 @@ struct cbn_job {
     void *workspace;
 };
 
-/* A step on channels [first, last) of one piece (-1: all pieces). CBN_PER_BLOCK advances `out`, CBN_OUTPUT opens it. */
-typedef void cbn_step_fn(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                         struct cbn_output *out);
-enum cbn_step_kind { CBN_PER_CHANNEL, CBN_PER_BLOCK, CBN_OUTPUT };
+/* A step on the channels of a region, on one piece of them, or on any part of the output. PER_PIECE advances `out`,
+ * OUTPUT opens it. */
+typedef void cbn_step_fn(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out);
+enum cbn_step_kind { CBN_PER_CHANNEL, CBN_PER_PIECE, CBN_OUTPUT };
 struct cbn_step {
     cbn_step_fn *run;
     enum cbn_step_kind kind;
-    int (*needed)(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last); /* NULL: always */
+    int (*needed)(const struct cbn_job *job, const struct cbn_region *region); /* NULL: always */
 };
 /* Cuts the work into tasks and runs it; `streams` as in cbn_plan_tasks. */
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads);
@@ -127,16 +135,15 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts);
 
 /* Sets what opening an output needs, from the job's arrays. */
-void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first,
-                    ptrdiff_t last);
+void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, const struct cbn_region *region);
 
 /* Steps that several operations share. */
 cbn_step_fn cbn_step_anchors, cbn_step_sums, cbn_step_moments, cbn_step_remoments;
 #define CBN_MOMENTS_STEPS                                                                                             \
-    {cbn_step_anchors, CBN_PER_CHANNEL, NULL}, {cbn_step_sums, CBN_PER_BLOCK, NULL},                                  \
+    {cbn_step_anchors, CBN_PER_CHANNEL, NULL}, {cbn_step_sums, CBN_PER_PIECE, NULL},                                  \
         {cbn_step_moments, CBN_PER_CHANNEL, NULL},                                                                    \
-        {cbn_step_sums, CBN_PER_BLOCK, cbn_any_far}, {cbn_step_remoments, CBN_PER_CHANNEL, cbn_any_far}
-int cbn_any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last);
+        {cbn_step_sums, CBN_PER_PIECE, cbn_any_far}, {cbn_step_remoments, CBN_PER_CHANNEL, cbn_any_far}
+int cbn_any_far(const struct cbn_job *job, const struct cbn_region *region);
 /* Adds the parts of channel c, in the order of the pieces, to job->sum and job->dot. */
 void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c);
 

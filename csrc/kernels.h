@@ -61,6 +61,18 @@ static CBN_INLINE cbn_vec cbn_and(cbn_vec a, cbn_vec mask)
     return (cbn_vec)((cbn_bits)a & (cbn_bits)mask);
 }
 
+static CBN_INLINE cbn_vec cbn_splat(double value)
+{
+    return value - (cbn_vec){0}; /* unlike an addition, this leaves every value as it is, and costs nothing */
+}
+
+/* numbers[0], and numbers[1] where the mask has ones */
+static CBN_INLINE cbn_vec cbn_blend(const double *numbers, cbn_vec mask)
+{
+    const cbn_bits m = (cbn_bits)mask;
+    return (cbn_vec)(((cbn_bits)cbn_splat(numbers[0]) & ~m) | ((cbn_bits)cbn_splat(numbers[1]) & m));
+}
+
 /* the sum of CBN_LANES lanes, as a tree */
 static CBN_INLINE double cbn_fold_lanes(const double *lanes)
 {
@@ -85,23 +97,29 @@ static CBN_INLINE void cbn_prefetch(const void *p)
 static CBN_INLINE void cbn_open(struct cbn_output *out, void (*advance)(struct cbn_output *, ptrdiff_t))
 {
     out->advance = advance;
-    out->sample = out->block.backward ? (out->block.outer - 1) / out->block.fold * out->block.fold : 0;
+    out->chunk = out->sample = (out->block.outer - 1) / out->block.chunk * out->block.chunk;
     out->channel = out->at = 0;
 }
 
-static CBN_INLINE void cbn_close(struct cbn_output *out)
+static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
 {
+    const ptrdiff_t chunk_end = out->chunk + out->block.chunk;
+    out->sample += out->block.fold;
+    if (out->sample < chunk_end && out->sample < out->block.outer)
+        return;
+    out->chunk = out->sample = out->chunk - out->block.chunk;
+    if (out->chunk >= 0)
+        return;
     out->advance = NULL;
     if (out->block.streaming)
         CBN_STREAM_FENCE();
 }
 
-static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
-{
-    out->sample += out->block.backward ? -out->block.fold : out->block.fold;
-    if (out->sample < 0 || out->sample >= out->block.outer)
-        cbn_close(out);
-}
+/* One channel's y = (x - mean) * scale + shift, in double if `wide`. */
+struct cbn_line {
+    double mean, scale, shift;
+    int wide;
+};
 
 /* one value per channel to one per column */
 static CBN_INLINE void cbn_spread(double *column, const double *channel, const struct cbn_block *b)
@@ -112,6 +130,24 @@ static CBN_INLINE void cbn_spread(double *column, const double *channel, const s
             for (ptrdiff_t i = 0; i < b->inner; i++)
                 column[i] = value;
         }
+}
+
+/* The sum of n values, by way of lanes; the last lanes without the values that were taken before. */
+static CBN_INLINE double cbn_sum_of(const double *values, ptrdiff_t n)
+{
+    _Alignas(CBN_LINE_BYTES) double lanes[CBN_LANES] = {0};
+    if (n < CBN_LANES) {
+        memcpy(lanes, values, (size_t)n * sizeof *values);
+        return cbn_fold_lanes(lanes);
+    }
+    cbn_vec s[CBN_VECS] = {{0}};
+    const double *last = values + n - CBN_LANES, *mask = cbn_mask.lanes + n % CBN_LANES;
+    for (; values <= last; values += CBN_LANES)
+        CBN_EACH_VEC
+            s[v] += CBN_LOAD(values, v);
+    CBN_EACH_VEC
+        CBN_LOAD(lanes, v) = s[v] + cbn_and(CBN_LOAD(last, v), CBN_LOAD(mask, v));
+    return cbn_fold_lanes(lanes);
 }
 
 /* One sum per column to one per channel, by way of halves and lanes: short chains of additions. Spoils the columns. */
@@ -125,17 +161,8 @@ static CBN_INLINE void cbn_gather(double *channel, double *column, const struct 
         memcpy(channel, column, (size_t)group * sizeof *channel);
         return;
     }
-    for (ptrdiff_t c = 0; c < b->channels; c++) {
-        const double *values = column + c * b->inner;
-        double lanes[CBN_LANES] = {0};
-        ptrdiff_t i = 0;
-        for (; i + CBN_LANES <= b->inner; i += CBN_LANES)
-            CBN_EACH_VEC
-                CBN_LOAD(lanes, v) += CBN_LOAD(values + i, v);
-        for (ptrdiff_t l = 0; i < b->inner; i++, l++)
-            lanes[l] += values[i];
-        channel[c] = cbn_fold_lanes(lanes);
-    }
+    for (ptrdiff_t c = 0; c < b->channels; c++)
+        channel[c] = cbn_sum_of(column + c * b->inner, b->inner);
 }
 
 #define T float

@@ -12,6 +12,8 @@
 
 #include "outputs_tmpl.h"
 
+#include "affine_tmpl.h"
+
 #include "grad_tmpl.h"
 
 static const struct cbn_ops FN(ops) = {
@@ -19,8 +21,8 @@ static const struct cbn_ops FN(ops) = {
     .far = T_IS_WIDE ? 2 : 1024, /* float32 results do not see the ten bits that a worse anchor costs */
     .anchors = FN(anchors),
     .sums = {FN(sums_rows), FN(sums_columns)},
-    .affine = {FN(open_rows), FN(open_columns)},
-    .input_grad = {FN(open_grad_rows), FN(open_grad_columns)},
+    .affine = {FN(open_spans), FN(open_columns)},
+    .input_grad = {FN(open_grad_spans), FN(open_grad_columns)},
 };
 
 #undef T

@@ -12,24 +12,22 @@
 
 #include "internal.h"
 
-void cbn_step_anchors(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                      struct cbn_output *out)
+void cbn_step_anchors(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
+    (void)out;
     struct cbn_block block;
-    const ptrdiff_t at = cbn_plan_block(&block, &job->plan, -1, first, last);
-    job->ops->anchors(job->anchor + first, (const char *)job->x + (size_t)at * job->ops->itemsize, &block);
+    const size_t at = (size_t)cbn_block_of(&block, &job->plan, region) * job->ops->itemsize;
+    job->ops->anchors(job->anchor + region->first, (const char *)job->x + at, &block);
 }
 
-void cbn_step_sums(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                   struct cbn_output *out)
+void cbn_step_sums(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     struct cbn_block block;
-    const size_t at = (size_t)cbn_plan_block(&block, &job->plan, piece, first, last) * job->ops->itemsize;
-    const ptrdiff_t part = piece * job->plan.channels + first;
+    const size_t at = (size_t)cbn_block_of(&block, &job->plan, region) * job->ops->itemsize;
+    const ptrdiff_t part = region->piece * job->plan.channels + region->first;
     job->ops->sums[job->plan.layout](job->sum_parts + part, job->dot_parts + part,
                                      job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
-                                     job->anchor + first, &block, out);
+                                     job->anchor + region->first, &block, out);
 }
 
 void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c)
@@ -61,34 +59,32 @@ static void finish(struct cbn_job *job, ptrdiff_t c)
     job->m2[c] = m2 < 0 ? 0 : m2;
 }
 
-void cbn_step_moments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                      struct cbn_output *out)
+void cbn_step_moments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
-    for (ptrdiff_t c = first; c < last; c++) {
+    (void)out;
+    for (ptrdiff_t c = region->first; c < region->last; c++) {
         cbn_merge_parts(job, c);
         finish(job, c);
         job->far[c] = is_far(job, c);
     }
-    for (ptrdiff_t c = first; c < last; c++)
+    for (ptrdiff_t c = region->first; c < region->last; c++)
         if (job->far[c])
             job->anchor[c] = job->mean[c];
 }
 
 /* Then the sums of these channels are taken again: rare, and never worse than a second pass. */
-int cbn_any_far(const struct cbn_job *job, ptrdiff_t first, ptrdiff_t last)
+int cbn_any_far(const struct cbn_job *job, const struct cbn_region *region)
 {
-    for (ptrdiff_t c = first; c < last; c++)
+    for (ptrdiff_t c = region->first; c < region->last; c++)
         if (job->far[c])
             return 1;
     return 0;
 }
 
-void cbn_step_remoments(struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last,
-                        struct cbn_output *out)
+void cbn_step_remoments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
-    (void)piece, (void)out;
-    for (ptrdiff_t c = first; c < last; c++)
+    (void)out;
+    for (ptrdiff_t c = region->first; c < region->last; c++)
         if (job->far[c]) {
             cbn_merge_parts(job, c);
             finish(job, c);

@@ -7,12 +7,14 @@
 
 /* Values of one channel in a piece along rows, and rows of columns in a piece: enough to make the cost of starting
  * and merging a piece vanish, few enough to give every thread work when there are few channels. */
-#define PIECE_VALUES 65536
+#define PIECE_VALUES 16384
 #define PIECE_ROWS 128
 /* Most pieces per channel (about): bounds the partial sums to 1 KB per channel. */
 #define MOST_PIECES 64
 /* Planes smaller than this are summed across channels: a row would be mostly start and end. */
 #define SMALL_PLANE 64
+/* Planes of at least so many values are written channel by channel: a line of memory holds at most two. */
+#define LEAST_SPAN 16
 /* Narrow rows of columns are widened to at least this many by laying samples side by side. */
 #define LEAST_WIDTH 256
 /* Bytes that should lie together in memory whenever a task moves on to the next sample. */
@@ -49,30 +51,43 @@ static ptrdiff_t fold_for(ptrdiff_t outer, ptrdiff_t group)
     return least(fold * group % 16 ? enough : fold, outer);
 }
 
+/* Sums down columns, in pieces of rows. */
+static void plan_columns(struct cbn_plan *plan)
+{
+    plan->layout = CBN_COLUMNS;
+    plan->fold = fold_for(plan->outer, plan->channels * plan->inner);
+    const ptrdiff_t rows = parts_of(plan->outer, plan->fold);
+    const ptrdiff_t pieces = parts_of(rows, most(PIECE_ROWS, parts_of(rows, MOST_PIECES)));
+    plan->piece_outer = plan->fold * parts_of(rows, pieces);
+    plan->max_tile = plan->fold > 1 ? plan->channels : most(1, least(plan->channels, CBN_MAX_WIDTH / plan->inner));
+}
+
+/* Sums along rows, in pieces of planes or of parts of one, which have even lengths, in whole lanes. */
+static void plan_rows(struct cbn_plan *plan)
+{
+    const ptrdiff_t inner = plan->inner, values = most(PIECE_VALUES, parts_of(plan->outer * inner, MOST_PIECES));
+    plan->layout = CBN_ROWS;
+    if (inner > values) {
+        plan->piece_length = parts_of(parts_of(inner, parts_of(inner, values)), 16) * 16;
+        plan->inner_pieces = parts_of(inner, plan->piece_length);
+    }
+    plan->piece_outer = 1; /* a power of two, as most batches are */
+    while (2 * plan->piece_outer * plan->piece_length <= values && plan->piece_outer < plan->outer)
+        plan->piece_outer *= 2;
+    plan->max_tile = least(plan->channels, CBN_MAX_LANED_CHANNELS);
+}
+
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner)
 {
-    *plan = (struct cbn_plan){.outer = outer, .channels = channels, .inner = inner, .fold = 1};
-    const int columns = inner <= 8 || (inner < SMALL_PLANE && outer >= 4);
-    plan->layout = columns ? CBN_COLUMNS : CBN_ROWS;
-    plan->inner_pieces = 1;
-    plan->piece_length = inner;
-    if (columns) {
-        plan->fold = fold_for(outer, channels * inner);
-        const ptrdiff_t rows = parts_of(outer, plan->fold);
-        const ptrdiff_t pieces = parts_of(rows, most(PIECE_ROWS, parts_of(rows, MOST_PIECES)));
-        plan->piece_outer = plan->fold * parts_of(rows, pieces);
-        plan->max_tile = plan->fold > 1 ? channels : most(1, least(channels, CBN_MAX_WIDTH / inner));
-    } else {
-        const ptrdiff_t values = most(PIECE_VALUES, parts_of(outer * inner, MOST_PIECES));
-        if (inner > values) { /* even lengths, in whole lanes */
-            plan->piece_length = parts_of(parts_of(inner, parts_of(inner, values)), 16) * 16;
-            plan->inner_pieces = parts_of(inner, plan->piece_length);
-        }
-        const ptrdiff_t pieces = parts_of(outer, most(1, values / plan->piece_length));
-        plan->piece_outer = parts_of(outer, pieces);
-        plan->max_tile = least(channels, CBN_MAX_LANED_CHANNELS);
-    }
+    *plan = (struct cbn_plan){.outer = outer, .channels = channels, .inner = inner, .fold = 1, .inner_pieces = 1,
+                              .piece_length = inner};
+    if (inner <= 8 || (inner < SMALL_PLANE && outer >= 4))
+        plan_columns(plan);
+    else
+        plan_rows(plan);
     plan->pieces = plan->inner_pieces * parts_of(outer, plan->piece_outer);
+    plan->output_layout = inner >= LEAST_SPAN && plan->fold == 1 ? CBN_ROWS : CBN_COLUMNS;
+    plan->max_output_tile = plan->output_layout == CBN_ROWS ? least(channels, CBN_MAX_LANED_CHANNELS) : plan->max_tile;
 }
 
 /* Bytes of the second-level cache, of which a task's data may take a quarter: the next task's come in meanwhile. */
@@ -87,56 +102,93 @@ __attribute__((constructor)) static void ask_cache_bytes(void)
 #endif
 }
 
-void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads)
+/* The least number of ranges of at most `tile` channels that gives each thread as many as the others. */
+static ptrdiff_t even_ranges(ptrdiff_t channels, ptrdiff_t tile, int num_threads)
 {
-    const ptrdiff_t channels = plan->channels, run = plan->inner * (ptrdiff_t)itemsize;
-    const ptrdiff_t slab = most(1, plan->outer * run * most(1, streams));
-    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes;
-    /* channels whose slab stays in cache between the steps, in runs that are long enough */
-    const ptrdiff_t shortest = parts_of(RUN_BYTES, run);
-    ptrdiff_t tile = most(1, least(most(cache_bytes / 4 / slab, shortest), plan->max_tile));
-    const ptrdiff_t rounds = parts_of(parts_of(channels, tile), num_threads);
-    const ptrdiff_t even = parts_of(channels, rounds * num_threads);
+    return parts_of(parts_of(channels, tile), num_threads) * num_threads;
+}
+
+/* Tiles whose slab stays in cache between the steps, in runs that are long enough; TURNS where there are none. */
+static void plan_tiles(struct cbn_plan *plan, ptrdiff_t run, ptrdiff_t slab, int num_threads)
+{
+    const ptrdiff_t channels = plan->channels, shortest = parts_of(RUN_BYTES, run), room = cache_bytes / 4;
+    const ptrdiff_t each = parts_of(plan->pieces, num_threads);
+    if (num_threads > 1 && plan->layout == CBN_ROWS && plan->inner_pieces == 1 && slab * shortest > room &&
+        8 * each * num_threads <= 9 * plan->pieces) {
+        plan->tile = most(1, least(most(room * num_threads / slab, shortest), plan->max_tile));
+        plan->tasks = CBN_SHARED;
+        return;
+    }
+    ptrdiff_t tile = most(1, least(most(room / slab, shortest), plan->max_tile));
+    const ptrdiff_t even = parts_of(channels, even_ranges(channels, tile, num_threads));
     if (plan->fold > 1) /* samples side by side: no range of channels stands alone */
         tile = channels;
     else if (even >= shortest) /* every thread as much as the others */
         tile = even;
     if (tile > 16 && tile < channels && plan->layout == CBN_COLUMNS) /* whole lines of memory, in whole lanes */
         tile = tile / 16 * 16;
-    const ptrdiff_t tasks = parts_of(channels, tile);
-    /* Steps in turn read the array again from memory, half as much again; threads without work cost more. Columns
-     * are spread over all samples, so that a slab beyond the cache is nothing but short runs. */
-    plan->fused = streams > 0 && 2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
-                  (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes);
-    plan->by_range = 0;
-    if (!plan->fused && plan->fold == 1) {
-        /* Ranges of channels can be equal, pieces cannot. But two threads that write next to each other in every short
-         * sample take lines of memory away from each other. */
-        const ptrdiff_t ranges = parts_of(parts_of(channels, plan->max_tile), num_threads) * num_threads;
-        plan->by_range = num_threads > 1 && ranges <= channels && channels * run / num_threads >= APART_BYTES;
-        tile = plan->by_range ? parts_of(channels, ranges) : plan->max_tile;
-    }
     plan->tile = tile;
+    /* Turns read the array again from memory, half as much again; threads without work cost more. Columns are spread
+     * over all samples, so that a slab beyond the cache is nothing but short runs. */
+    const ptrdiff_t tasks = parts_of(channels, tile);
+    if (2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
+        (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes))
+        plan->tasks = CBN_TILES;
 }
 
-ptrdiff_t cbn_plan_block(struct cbn_block *block, const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first,
-                         ptrdiff_t last)
+void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads)
 {
-    *block = (struct cbn_block){
-        .outer = plan->outer,
-        .channels = last - first,
-        .inner = plan->inner,
-        .length = plan->inner,
-        .stride = plan->channels * plan->inner,
-        .fold = plan->fold,
-        .streaming = plan->streaming,
-        .backward = piece < 0,
-    };
-    if (piece < 0)
-        return first * plan->inner;
+    const ptrdiff_t channels = plan->channels, run = plan->inner * (ptrdiff_t)itemsize;
+    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes;
+    plan->tasks = CBN_TURNS;
+    plan->by_range = 0;
+    plan->chunk = streams > 0 ? plan->piece_outer : plan->outer;
+    if (streams > 0)
+        plan_tiles(plan, run, plan->outer * run * streams, num_threads);
+    if (plan->tasks != CBN_TURNS) {
+        plan->output_tile = plan->tile;
+        plan->chunk = plan->fold;
+        return;
+    }
+    plan->tile = plan->max_tile;
+    plan->output_tile = plan->max_output_tile;
+    if (plan->fold > 1 || num_threads == 1)
+        return;
+    /* Ranges of channels can be equal, pieces cannot. But two threads that write next to each other in every short
+     * sample take lines of memory away from each other. */
+    const ptrdiff_t ranges = even_ranges(channels, plan->max_tile, num_threads);
+    plan->by_range = ranges <= channels && channels * run / num_threads >= APART_BYTES;
+    if (plan->by_range) {
+        plan->tile = parts_of(channels, ranges);
+        plan->output_tile = parts_of(channels, even_ranges(channels, plan->max_output_tile, num_threads));
+    }
+}
+
+struct cbn_region cbn_all_of(const struct cbn_plan *plan, ptrdiff_t first, ptrdiff_t last)
+{
+    return (struct cbn_region){first, last, 0, plan->outer, 0, plan->inner, 0};
+}
+
+struct cbn_region cbn_piece_of(const struct cbn_plan *plan, ptrdiff_t piece, ptrdiff_t first, ptrdiff_t last)
+{
     const ptrdiff_t o = piece / plan->inner_pieces * plan->piece_outer;
     const ptrdiff_t i = piece % plan->inner_pieces * plan->piece_length;
-    block->outer = least(plan->piece_outer, plan->outer - o);
-    block->length = least(plan->piece_length, plan->inner - i);
-    return (o * plan->channels + first) * plan->inner + i;
+    return (struct cbn_region){
+        first, last, o, least(plan->piece_outer, plan->outer - o), i, least(plan->piece_length, plan->inner - i), piece,
+    };
+}
+
+ptrdiff_t cbn_block_of(struct cbn_block *block, const struct cbn_plan *plan, const struct cbn_region *region)
+{
+    *block = (struct cbn_block){
+        .outer = region->samples,
+        .channels = region->last - region->first,
+        .inner = plan->inner,
+        .length = region->length,
+        .stride = plan->channels * plan->inner,
+        .fold = plan->fold,
+        .chunk = plan->chunk,
+        .streaming = plan->streaming,
+    };
+    return (region->sample * plan->channels + region->first) * plan->inner + region->at;
 }

@@ -89,92 +89,183 @@ __attribute__((constructor)) static void survive_fork(void)
 }
 #endif
 
-void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, ptrdiff_t piece, ptrdiff_t first,
-                    ptrdiff_t last)
+void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, const struct cbn_region *region)
 {
-    const ptrdiff_t at = cbn_plan_block(&out->block, &job->plan, piece, first, last) * (ptrdiff_t)job->ops->itemsize;
+    const ptrdiff_t at = cbn_block_of(&out->block, &job->plan, region) * (ptrdiff_t)job->ops->itemsize;
     out->x = (const char *)job->x + at;
     out->dy = job->dy ? (const char *)job->dy + at : NULL;
     out->y = (char *)job->y + at;
-    out->mean = job->mean + first;
-    out->scale = job->scale + first;
-    out->shift = job->shift + first;
-    out->slope = job->slope ? job->slope + first : NULL;
+    out->mean = job->mean + region->first;
+    out->scale = job->scale + region->first;
+    out->shift = job->shift + region->first;
+    out->slope = job->slope ? job->slope + region->first : NULL;
 }
 
-static ptrdiff_t tiles(const struct cbn_plan *plan)
+/* One thread of a team, and the range [first, end) of some work that is its share. */
+struct team {
+    ptrdiff_t thread, threads;
+};
+
+static ptrdiff_t share(struct team team, ptrdiff_t work)
 {
-    return (plan->channels + plan->tile - 1) / plan->tile;
+    return work * team.thread / team.threads;
 }
 
-static ptrdiff_t tile_end(const struct cbn_plan *plan, ptrdiff_t first)
+static ptrdiff_t share_end(struct team team, ptrdiff_t work)
 {
-    return first + plan->tile < plan->channels ? first + plan->tile : plan->channels;
+    return work * (team.thread + 1) / team.threads;
 }
 
-/* All steps on one range of channels after the other. The output of each range is written while the sums of the next
- * one are taken. */
-static void run_fused(struct cbn_job *job, const struct cbn_step *step, int steps, ptrdiff_t task, ptrdiff_t end)
+/* Waits for all threads of the team. */
+static void meet(struct team team)
 {
+#ifdef _OPENMP
+    if (team.threads > 1) { /* a barrier that nobody else of our team reaches could be the caller's */
+#pragma omp barrier
+    }
+#else
+    (void)team;
+#endif
+}
+
+static ptrdiff_t ranges(const struct cbn_plan *plan, ptrdiff_t tile)
+{
+    return (plan->channels + tile - 1) / tile;
+}
+
+static struct cbn_region tile_of(const struct cbn_plan *plan, ptrdiff_t tile, ptrdiff_t range)
+{
+    const ptrdiff_t first = range * tile, last = first + tile;
+    return cbn_all_of(plan, first, last < plan->channels ? last : plan->channels);
+}
+
+/* The samples [sample, end) of a region, or as many as there are. */
+static struct cbn_region samples_of(const struct cbn_plan *plan, struct cbn_region region, ptrdiff_t sample, ptrdiff_t end)
+{
+    region.sample = sample;
+    region.samples = (end < plan->outer ? end : plan->outer) - sample;
+    return region;
+}
+
+/* The steps on channels that come before all others, on all channels; returns how many these are. */
+static int run_first(struct cbn_job *job, const struct cbn_step *steps, struct team team)
+{
+    const ptrdiff_t channels = job->plan.channels;
+    const struct cbn_region mine = cbn_all_of(&job->plan, share(team, channels), share_end(team, channels));
+    int s = 0;
+    for (; steps[s].kind == CBN_PER_CHANNEL; s++)
+        steps[s].run(job, &mine, NULL);
+    meet(team);
+    return s;
+}
+
+/* All steps on the tiles [tile, end), one after the other; the output of each is written while the sums of the next are
+ * taken. A team that has more than one thread shares the pieces of each tile. Whether a step is needed is the same to all
+ * threads, because nobody writes what that depends on before they have met again. */
+static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int count, ptrdiff_t tile, ptrdiff_t end,
+                      struct team team)
+{
+    const struct cbn_plan *plan = &job->plan;
+    const ptrdiff_t first_piece = share(team, plan->pieces), end_piece = share_end(team, plan->pieces);
     struct cbn_output out;
     out.advance = NULL;
-    for (; task < end; task++) {
-        const ptrdiff_t first = task * job->plan.tile, last = tile_end(&job->plan, first);
-        for (int s = 0; s < steps; s++) {
-            if (step[s].needed && !step[s].needed(job, first, last))
+    int start = 0;
+    if (team.threads > 1) /* what comes before the sums is done at once, to meet less often */
+        start = run_first(job, steps, team);
+    for (; tile < end; tile++) {
+        const struct cbn_region region = tile_of(plan, plan->tile, tile);
+        for (int s = start; s < count; s++) {
+            if (steps[s].needed && !steps[s].needed(job, &region))
                 continue;
-            if (step[s].kind == CBN_PER_BLOCK)
-                for (ptrdiff_t piece = 0; piece < job->plan.pieces; piece++)
-                    step[s].run(job, piece, first, last, &out);
-            else {
-                if (step[s].kind == CBN_OUTPUT)
-                    cbn_advance(&out, PTRDIFF_MAX);
-                step[s].run(job, -1, first, last, &out);
-            }
+            if (steps[s].kind == CBN_PER_PIECE)
+                for (ptrdiff_t piece = first_piece; piece < end_piece; piece++) {
+                    const struct cbn_region part = cbn_piece_of(plan, piece, region.first, region.last);
+                    steps[s].run(job, &part, &out);
+                }
+            else if (steps[s].kind == CBN_OUTPUT) {
+                const struct cbn_region part =
+                    samples_of(plan, region, first_piece * plan->piece_outer, end_piece * plan->piece_outer);
+                cbn_advance(&out, PTRDIFF_MAX);
+                steps[s].run(job, &part, &out);
+                continue;
+            } else if (team.thread == 0)
+                steps[s].run(job, &region, NULL);
+            const struct cbn_step *next = s + 1 < count ? &steps[s + 1] : NULL;
+            if (steps[s].kind != CBN_PER_CHANNEL || (next && (next->kind != CBN_PER_CHANNEL || next->needed)))
+                meet(team);
         }
     }
     cbn_advance(&out, PTRDIFF_MAX);
 }
 
-/* One step on one block after the other. */
-static void run_blocks(struct cbn_job *job, const struct cbn_step *step, ptrdiff_t task, ptrdiff_t end)
+/* One step on a thread's share of the pieces; those of an output in reverse, because what was read last is most likely
+ * still in cache. */
+static void run_pieces(struct cbn_job *job, const struct cbn_step *step, struct team team)
 {
-    const ptrdiff_t pieces = job->plan.pieces, ranges = tiles(&job->plan);
+    const struct cbn_plan *plan = &job->plan;
+    const ptrdiff_t tiles = ranges(plan, plan->tile), first = share(team, plan->pieces * tiles);
+    const ptrdiff_t end = share_end(team, plan->pieces * tiles);
     struct cbn_output out;
     out.advance = NULL;
-    for (; task < end; task++) {
-        /* outputs in reverse: what was read last is most likely still in cache */
-        const ptrdiff_t block = step->kind == CBN_OUTPUT ? pieces * ranges - 1 - task : task;
-        const ptrdiff_t piece = job->plan.by_range ? block % pieces : block / ranges;
-        const ptrdiff_t first = (job->plan.by_range ? block / pieces : block % ranges) * job->plan.tile;
-        step->run(job, piece, first, tile_end(&job->plan, first), &out);
+    for (ptrdiff_t task = first; task < end; task++) {
+        const ptrdiff_t at = step->kind == CBN_OUTPUT ? end - 1 - (task - first) : task;
+        const ptrdiff_t piece = plan->by_range ? at % plan->pieces : at / tiles;
+        const struct cbn_region tile = tile_of(plan, plan->tile, plan->by_range ? at / plan->pieces : at % tiles);
+        const struct cbn_region region = cbn_piece_of(plan, piece, tile.first, tile.last);
+        step->run(job, &region, &out);
         cbn_advance(&out, PTRDIFF_MAX);
     }
 }
 
-/* The share of one of `threads` threads. Where the steps run in turn, each waits for all threads to finish the one
- * before; whether a step is needed is the same to all, because nobody writes what that depends on meanwhile. */
-static void run_share(struct cbn_job *job, const struct cbn_step *steps, int count, ptrdiff_t thread, ptrdiff_t threads)
+/* A thread's share of an output of whole planes: its tiles, or its samples of all tiles. */
+static void run_output(struct cbn_job *job, const struct cbn_step *step, struct team team)
 {
     const struct cbn_plan *plan = &job->plan;
-    const ptrdiff_t channels = plan->channels, ranges = tiles(plan), blocks = plan->pieces * ranges;
-    if (plan->fused) {
-        run_fused(job, steps, count, ranges * thread / threads, ranges * (thread + 1) / threads);
+    const struct team alone = {0, 1}, by_tile = plan->by_range ? team : alone, by_row = plan->by_range ? alone : team;
+    const ptrdiff_t tiles = ranges(plan, plan->output_tile), rows = (plan->outer + plan->fold - 1) / plan->fold;
+    const ptrdiff_t sample = share(by_row, rows) * plan->fold, end = share_end(by_row, rows) * plan->fold;
+    struct cbn_output out;
+    out.advance = NULL;
+    if (sample == end)
         return;
+    for (ptrdiff_t tile = share_end(by_tile, tiles) - 1; tile >= share(by_tile, tiles); tile--) {
+        const struct cbn_region region = samples_of(plan, tile_of(plan, plan->output_tile, tile), sample, end);
+        step->run(job, &region, &out);
+        cbn_advance(&out, PTRDIFF_MAX);
     }
+}
+
+/* All steps in turn; each waits for all threads to finish the one before. */
+static void run_turns(struct cbn_job *job, const struct cbn_step *steps, int count, struct team team)
+{
+    const struct cbn_plan *plan = &job->plan;
+    const struct cbn_region all = cbn_all_of(plan, 0, plan->channels);
+    const struct cbn_region channels =
+        cbn_all_of(plan, share(team, plan->channels), share_end(team, plan->channels));
     for (int s = 0; s < count; s++) {
-        if (steps[s].needed && !steps[s].needed(job, 0, channels))
+        if (steps[s].needed && !steps[s].needed(job, &all))
             continue;
         if (steps[s].kind == CBN_PER_CHANNEL)
-            steps[s].run(job, -1, channels * thread / threads, channels * (thread + 1) / threads, NULL);
+            steps[s].run(job, &channels, NULL);
+        else if (steps[s].kind == CBN_OUTPUT && plan->inner_pieces == 1)
+            run_output(job, &steps[s], team);
         else
-            run_blocks(job, &steps[s], blocks * thread / threads, blocks * (thread + 1) / threads);
-#ifdef _OPENMP
-        if (threads > 1) { /* a barrier that nobody else of our team reaches could be the caller's */
-#pragma omp barrier
-        }
-#endif
+            run_pieces(job, &steps[s], team);
+        meet(team);
     }
+}
+
+/* The share of one thread. */
+static void run_share(struct cbn_job *job, const struct cbn_step *steps, int count, struct team team)
+{
+    const struct team alone = {0, 1};
+    const ptrdiff_t tiles = ranges(&job->plan, job->plan.tile);
+    if (job->plan.tasks == CBN_TURNS)
+        run_turns(job, steps, count, team);
+    else if (job->plan.tasks == CBN_TILES)
+        run_tiles(job, steps, count, share(team, tiles), share_end(team, tiles), alone);
+    else
+        run_tiles(job, steps, count, 0, tiles, team);
 }
 
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads)
@@ -185,7 +276,10 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
         num_threads = worthwhile > 1 ? (int)worthwhile : 1;
     cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
 #ifdef _OPENMP
-    const ptrdiff_t tasks = tiles(plan) * (plan->fused ? 1 : plan->pieces);
+    const ptrdiff_t tiles = ranges(plan, plan->tile);
+    const ptrdiff_t tasks = plan->tasks == CBN_TILES    ? tiles
+                            : plan->tasks == CBN_SHARED ? plan->pieces
+                                                        : plan->pieces * tiles;
     if (num_threads > tasks) {
         num_threads = (int)tasks;
         cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
@@ -194,14 +288,14 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 #pragma omp parallel num_threads(num_threads)
         {
             const unsigned long long saved = cbn_fp_enter();
-            run_share(job, steps, count, omp_get_thread_num(), omp_get_num_threads());
+            run_share(job, steps, count, (struct team){omp_get_thread_num(), omp_get_num_threads()});
             cbn_fp_leave(saved);
         }
         return;
     }
 #endif
     const unsigned long long saved = cbn_fp_enter();
-    run_share(job, steps, count, 0, 1);
+    run_share(job, steps, count, (struct team){0, 1});
     cbn_fp_leave(saved);
 }
 

@@ -24,7 +24,7 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
     cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
     CBN_EACH_VEC {
         s[v] = q[v] = (cbn_vec){0};
-        k[v] = (cbn_vec){0} + anchor;
+        k[v] = cbn_splat(anchor);
     }
     ptrdiff_t i = 0;
     while (i + CBN_LANES <= length) {
@@ -88,7 +88,7 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
 {
     /* the next rows, if they find room next to these */
     const ptrdiff_t ahead = rows * stride <= CBN_PREFETCH_MOST ? rows * stride : 0;
-    ptrdiff_t j = 0;
+    ptrdiff_t j = 0, due = 0;
     for (; j + CBN_LANES <= width; j += CBN_LANES) {
         cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
         CBN_EACH_VEC {
@@ -108,7 +108,11 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
             CBN_LOAD(sum + j, v) += s[v];
             CBN_LOAD(dot + j, v) += q[v];
         }
-        cbn_advance(meanwhile, rows * CBN_LANES);
+        due += rows * CBN_LANES;
+        if (due >= CBN_CHUNK || j + 2 * CBN_LANES > width) {
+            cbn_advance(meanwhile, due);
+            due = 0;
+        }
     }
     for (; j < width; j++) {
         double s = 0, q = 0;

@@ -1,0 +1,177 @@
+/* affine_tmpl.h: y = (x - mean) * scale + shift, value by value; a part of kernels_tmpl.h.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause */
+
+/* One channel's line. In float32 the mean is split: its nearest float is subtracted from x, the rest goes into the
+ * shift, so that a mean of a million deviations costs nothing. Where float32 could over- or underflow on the way the
+ * line is `wide`: computed in double. */
+static CBN_INLINE struct cbn_line FN(make_line)(double mean, double scale, double bias)
+{
+    const double near = (double)(T)mean, shift = T_IS_WIDE ? bias : bias - (mean - near) * scale, size = fabs(scale);
+    if (T_IS_WIDE || (fabs(mean) <= 0x1p100 && fabs(shift) <= 0x1p100 &&
+                      ((size >= 0x1p-100 && size <= 0x1p100) || size == 0)))
+        return (struct cbn_line){near, scale, shift, 0};
+    return (struct cbn_line){mean, scale, bias, 1};
+}
+
+static CBN_INLINE T FN(wide)(T x, double mean, double scale, double shift)
+{
+    return (T)(((double)x - mean) * scale + shift);
+}
+
+static CBN_INLINE T FN(narrow)(T x, T mean, T scale, T shift)
+{
+    return (x - mean) * scale + shift;
+}
+
+static CBN_INLINE T FN(narrow_of)(const struct cbn_output *out, ptrdiff_t c, T x)
+{
+    return FN(narrow)(x, ((const T *)out->column[0])[c], ((const T *)out->column[1])[c], ((const T *)out->column[2])[c]);
+}
+
+static CBN_INLINE void FN(affine_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
+{
+    CBN_IVDEP
+    for (ptrdiff_t i = at; i < end; i++)
+        span.y[i] = FN(narrow_of)(span.out, c, span.x[i]);
+}
+
+static CBN_INLINE void FN(affine_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+{
+    const T mean = ((const T *)span.out->column[0])[c], scale = ((const T *)span.out->column[1])[c];
+    const T shift = ((const T *)span.out->column[2])[c];
+    for (ptrdiff_t i = at; i < end; i += TVEC)
+        FN(put)(span.y + i, (FN(load)(span.x + i) - mean) * scale + shift, streaming);
+}
+
+static CBN_INLINE void FN(affine_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+{
+    const T *mask = (const T *)(cbn_mask.bits + CBN_LANES) - left, *mean = (const T *)span.out->column[0] + c;
+    const T *scale = (const T *)span.out->column[1] + c, *shift = (const T *)span.out->column[2] + c;
+    for (ptrdiff_t i = 0; i < LINE; i += TVEC) {
+        const FN(tvec) distance = FN(load)(span.x + at + i) - FN(blend)(mean, mask + i);
+        FN(put)(span.y + at + i, distance * FN(blend)(scale, mask + i) + FN(blend)(shift, mask + i), streaming);
+    }
+}
+
+static void FN(advance_affine_spans)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_spans)(out, values, FN(affine_ones), FN(affine_lines), FN(affine_seam));
+}
+
+/* With a wide channel among others, which get the bits that they always get. Rare, so not as fast. */
+static void FN(mixed_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
+{
+    const struct cbn_line line = FN(make_line)(span.out->mean[c], span.out->scale[c], span.out->shift[c]);
+    for (ptrdiff_t i = at; i < end; i++)
+        span.y[i] = line.wide ? FN(wide)(span.x[i], line.mean, line.scale, line.shift)
+                              : FN(narrow_of)(span.out, c, span.x[i]);
+}
+
+static void FN(mixed_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+{
+    (void)streaming;
+    FN(mixed_ones)(span, c, at, end);
+}
+
+static void FN(mixed_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+{
+    (void)streaming;
+    FN(mixed_ones)(span, c, at, at + left);
+    FN(mixed_ones)(span, c + 1, at + left, at + LINE);
+}
+
+static void FN(advance_mixed_spans)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_spans)(out, values, FN(mixed_ones), FN(mixed_lines), FN(mixed_seam));
+}
+
+static void FN(open_spans)(struct cbn_output *out)
+{
+    int wide = 0;
+    for (ptrdiff_t c = 0; c < out->block.channels; c++) {
+        const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
+        ((T *)out->column[0])[c] = (T)line.mean;
+        ((T *)out->column[1])[c] = (T)line.scale;
+        ((T *)out->column[2])[c] = (T)line.shift;
+        wide |= line.wide;
+    }
+    cbn_open(out, wide ? FN(advance_mixed_spans) : FN(advance_affine_spans));
+}
+
+/* Across columns, with one number per column. */
+struct FN(columns) {
+    const T *x, *mean, *scale, *shift;
+};
+
+static CBN_INLINE T FN(columns_one)(const void *run, ptrdiff_t j)
+{
+    const struct FN(columns) *r = run;
+    return FN(narrow)(r->x[j], r->mean[j], r->scale[j], r->shift[j]);
+}
+
+static CBN_INLINE void FN(columns_line)(T *y, const void *run, ptrdiff_t j, int streaming)
+{
+    const struct FN(columns) *r = run;
+    for (ptrdiff_t i = j; i < j + LINE; i += TVEC, y += TVEC)
+        FN(put)(y, (FN(load)(r->x + i) - FN(load)(r->mean + i)) * FN(load)(r->scale + i) + FN(load)(r->shift + i),
+                streaming);
+}
+
+static CBN_INLINE void FN(write_columns)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
+{
+    const struct FN(columns) columns = {(const T *)out->x + at, (const T *)out->column[0],
+                                        (const T *)out->column[1], (const T *)out->column[2]};
+    FN(emit)((T *)out->y + at, FN(columns_one), FN(columns_line), &columns, j, end, out->block.streaming);
+}
+
+static CBN_INLINE void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
+{
+    const double *mean = out->column[0], *scale = out->column[1], *shift = out->column[2], *wide = out->column[3];
+    const T *x = (const T *)out->x + at;
+    T *y = (T *)out->y + at;
+    for (; j < end; j++)
+        y[j] = wide[j] != 0 ? FN(wide)(x[j], mean[j], scale[j], shift[j])
+                            : FN(narrow)(x[j], (T)mean[j], (T)scale[j], (T)shift[j]);
+}
+
+static void FN(advance_affine)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_columns));
+}
+
+static void FN(advance_mixed)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_mixed));
+}
+
+static void FN(open_columns)(struct cbn_output *out)
+{
+    const struct cbn_block *b = &out->block;
+    const ptrdiff_t width = b->fold * b->channels * b->inner;
+    T *mean = (T *)out->column[0], *scale = (T *)out->column[1], *shift = (T *)out->column[2];
+    int wide = 0;
+    for (ptrdiff_t f = 0; f < b->fold && !wide; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++, mean += b->inner, scale += b->inner, shift += b->inner) {
+            const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
+            const T m = (T)line.mean, a = (T)line.scale, s = (T)line.shift;
+            wide |= line.wide;
+            for (ptrdiff_t i = 0; i < b->inner; i++) {
+                mean[i] = m;
+                scale[i] = a;
+                shift[i] = s;
+            }
+        }
+    cbn_open(out, FN(advance_affine));
+    if (!wide)
+        return;
+    for (ptrdiff_t j = 0; j < width; j++) {
+        const ptrdiff_t c = j / b->inner % b->channels;
+        const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
+        out->column[0][j] = line.mean;
+        out->column[1][j] = line.scale;
+        out->column[2][j] = line.shift;
+        out->column[3][j] = line.wide;
+    }
+    out->advance = FN(advance_mixed);
+}
