@@ -68,7 +68,7 @@ int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *
                           .m2 = m2, .inv_std = inv_std, .eps = eps, .param_dtype = param_dtype};
     cbn_make_plan(&job.plan, outer, channels, inner);
     double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far, &job.scale, &job.shift};
-    if (cbn_job_alloc(&job, arrays, 6, 1))
+    if (cbn_job_alloc(&job, arrays, 6, 2))
         return CBN_NO_MEMORY;
     static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS,
                                             {step_batch_line, CBN_PER_CHANNEL, NULL},

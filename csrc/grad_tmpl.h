@@ -4,7 +4,8 @@
 
 /* --- dx = scale * ((dy - center) - slope * (x - mean)), where shift is the center --- */
 
-/* In double whatever T is: dy is often nearly a line in x (a loss of y^2, say), and what is left of it would be noise. */
+/* In double whatever T is, because dy may be nearly a line in x (a loss of y^2, say), and what is left of it would be
+ * noise; or, in channels where nothing can cancel (`near`), in float32 as dy * of_dy + (x * of_x + constant). */
 static CBN_INLINE T FN(dx)(T dy, T x, double mean, double scale, double center, double slope)
 {
     return (T)(scale * (((double)dy - center) - slope * ((double)x - mean)));
@@ -16,16 +17,48 @@ static CBN_INLINE void FN(prefetch_inputs)(const T *dy, const T *x)
     cbn_prefetch(x + CBN_PREFETCH / 2);
 }
 
+/* The numbers of a near channel; those of one that is not, or of double, are not used. */
+struct FN(near) {
+    T of_dy, of_x, constant;
+};
+
+static CBN_INLINE struct FN(near) FN(make_near)(const struct cbn_output *out, ptrdiff_t c)
+{
+    const double scale = out->scale[c], slope = out->slope[c];
+    return (struct FN(near)){(T)scale, (T)-(scale * slope), (T)(scale * (slope * out->mean[c] - out->shift[c]))};
+}
+
+/* --- spans: column has mean, scale, center and slope by channel, near_column the near numbers --- */
+
 static CBN_INLINE void FN(grad_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
 {
     const struct cbn_output *out = span.out;
+    if (!T_IS_WIDE && out->near[c] != 0) {
+        const T of_dy = (T)out->near_column[0][c], of_x = (T)out->near_column[1][c], constant = (T)out->near_column[2][c];
+        CBN_IVDEP
+        for (ptrdiff_t i = at; i < end; i++)
+            span.y[i] = span.dy[i] * of_dy + (span.x[i] * of_x + constant);
+        return;
+    }
     CBN_IVDEP
     for (ptrdiff_t i = at; i < end; i++)
         span.y[i] = FN(dx)(span.dy[i], span.x[i], out->column[0][c], out->column[1][c], out->column[2][c],
                            out->column[3][c]);
 }
 
-static CBN_INLINE void FN(grad_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+static CBN_INLINE void FN(near_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+{
+    const struct cbn_output *out = span.out;
+    const T of_dy = (T)out->near_column[0][c], of_x = (T)out->near_column[1][c], constant = (T)out->near_column[2][c];
+    for (; at < end; at += LINE) {
+        FN(prefetch_inputs)(span.dy + at, span.x + at);
+        for (ptrdiff_t i = 0; i < LINE; i += TVEC)
+            FN(put)(span.y + at + i, FN(load)(span.dy + at + i) * of_dy + (FN(load)(span.x + at + i) * of_x + constant),
+                    streaming);
+    }
+}
+
+static CBN_INLINE void FN(wide_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
 {
     const double mean = span.out->column[0][c], scale = span.out->column[1][c];
     const double center = span.out->column[2][c], slope = span.out->column[3][c];
@@ -38,17 +71,49 @@ static CBN_INLINE void FN(grad_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff
     }
 }
 
-static CBN_INLINE void FN(grad_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+static CBN_INLINE void FN(grad_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+{
+    if (!T_IS_WIDE && span.out->near[c] != 0)
+        FN(near_lines)(span, c, at, end, streaming);
+    else
+        FN(wide_lines)(span, c, at, end, streaming);
+}
+
+static CBN_INLINE void FN(near_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+{
+    const T *mask = (const T *)(cbn_mask.bits + CBN_LANES) - left, *of_dy = (const T *)span.out->near_column[0] + c;
+    const T *of_x = (const T *)span.out->near_column[1] + c, *constant = (const T *)span.out->near_column[2] + c;
+    for (ptrdiff_t i = 0; i < LINE; i += TVEC) {
+        const T *m = mask + i;
+        const FN(tvec) line = FN(load)(span.x + at + i) * FN(blend)(of_x, m) + FN(blend)(constant, m);
+        FN(put)(span.y + at + i, FN(load)(span.dy + at + i) * FN(blend)(of_dy, m) + line, streaming);
+    }
+}
+
+static CBN_INLINE void FN(wide_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
 {
     const struct cbn_output *out = span.out;
     const double *mask = cbn_mask.lanes + CBN_LANES - left;
-    FN(prefetch_inputs)(span.dy + at, span.x + at);
     for (ptrdiff_t i = 0; i < LINE; i += CBN_VEC) {
         const cbn_vec m = CBN_LOAD(mask + i, 0);
         const cbn_vec rest = WIDEN(span.dy + at + i) - cbn_blend(&out->column[2][c], m);
         const cbn_vec distance = WIDEN(span.x + at + i) - cbn_blend(&out->column[0][c], m);
         const cbn_vec line = cbn_blend(&out->column[3][c], m) * distance;
         NARROW(span.y + at + i, cbn_blend(&out->column[1][c], m) * (rest - line), streaming);
+    }
+}
+
+static CBN_INLINE void FN(grad_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+{
+    const double *near = span.out->near + c;
+    FN(prefetch_inputs)(span.dy + at, span.x + at);
+    if (T_IS_WIDE || (near[0] == 0 && near[1] == 0))
+        FN(wide_seam)(span, c, at, left, streaming);
+    else if (near[0] != 0 && near[1] != 0)
+        FN(near_seam)(span, c, at, left, streaming);
+    else {
+        FN(grad_ones)(span, c, at, at + left);
+        FN(grad_ones)(span, c + 1, at + left, at + LINE);
     }
 }
 
@@ -59,28 +124,38 @@ static void FN(advance_grad_spans)(struct cbn_output *out, ptrdiff_t values)
 
 static void FN(open_grad_spans)(struct cbn_output *out)
 {
-    const size_t bytes = (size_t)out->block.channels * sizeof(double);
-    memcpy(out->column[0], out->mean, bytes);
-    memcpy(out->column[1], out->scale, bytes);
-    memcpy(out->column[2], out->shift, bytes);
-    memcpy(out->column[3], out->slope, bytes);
+    for (ptrdiff_t c = 0; c < out->block.channels; c++) {
+        const struct FN(near) near = FN(make_near)(out, c);
+        out->column[0][c] = out->mean[c];
+        out->column[1][c] = out->scale[c];
+        out->column[2][c] = out->shift[c];
+        out->column[3][c] = out->slope[c];
+        if (T_IS_WIDE)
+            continue;
+        out->near_column[0][c] = (float)near.of_dy;
+        out->near_column[1][c] = (float)near.of_x;
+        out->near_column[2][c] = (float)near.constant;
+    }
     cbn_open(out, FN(advance_grad_spans));
 }
 
-struct FN(grad_columns) {
+/* --- columns: the same numbers, by column; and the bits of a mask that says which columns are near --- */
+
+struct FN(grad) {
     const T *dy, *x;
     const double *mean, *scale, *center, *slope;
+    const T *of_dy, *of_x, *constant, *mask;
 };
 
-static CBN_INLINE T FN(grad_columns_one)(const void *run, ptrdiff_t j)
+static CBN_INLINE T FN(wide_one)(const void *run, ptrdiff_t j)
 {
-    const struct FN(grad_columns) *r = run;
+    const struct FN(grad) *r = run;
     return FN(dx)(r->dy[j], r->x[j], r->mean[j], r->scale[j], r->center[j], r->slope[j]);
 }
 
-static CBN_INLINE void FN(grad_columns_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
+static CBN_INLINE void FN(wide_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
 {
-    const struct FN(grad_columns) *r = run;
+    const struct FN(grad) *r = run;
     FN(prefetch_inputs)(r->dy + j, r->x + j);
     for (ptrdiff_t i = j; i < j + LINE; i += CBN_VEC, dx += CBN_VEC) {
         const cbn_vec rest = WIDEN(r->dy + i) - CBN_LOAD(r->center + i, 0);
@@ -89,23 +164,116 @@ static CBN_INLINE void FN(grad_columns_line)(T *dx, const void *run, ptrdiff_t j
     }
 }
 
-static CBN_INLINE void FN(write_grad_columns)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
+static CBN_INLINE T FN(near_one)(const void *run, ptrdiff_t j)
 {
-    const struct FN(grad_columns) run = {(const T *)out->dy + at, (const T *)out->x + at, out->column[0],
-                                         out->column[1], out->column[2], out->column[3]};
-    FN(emit)((T *)out->y + at, FN(grad_columns_one), FN(grad_columns_line), &run, j, end, out->block.streaming);
+    const struct FN(grad) *r = run;
+    return r->dy[j] * r->of_dy[j] + (r->x[j] * r->of_x[j] + r->constant[j]);
 }
 
-static void FN(advance_grad_columns)(struct cbn_output *out, ptrdiff_t values)
+static CBN_INLINE FN(tvec) FN(near_values)(const struct FN(grad) *r, ptrdiff_t j)
 {
-    FN(advance_columns)(out, values, FN(write_grad_columns));
+    const FN(tvec) line = FN(load)(r->x + j) * FN(load)(r->of_x + j) + FN(load)(r->constant + j);
+    return FN(load)(r->dy + j) * FN(load)(r->of_dy + j) + line;
+}
+
+static CBN_INLINE void FN(near_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
+{
+    const struct FN(grad) *r = run;
+    FN(prefetch_inputs)(r->dy + j, r->x + j);
+    for (ptrdiff_t i = j; i < j + LINE; i += TVEC, dx += TVEC)
+        FN(put)(dx, FN(near_values)(r, i), streaming);
+}
+
+static CBN_INLINE T FN(mixed_one)(const void *run, ptrdiff_t j)
+{
+    const struct FN(grad) *r = run;
+    return r->mask[j] != 0 ? FN(near_one)(run, j) : FN(wide_one)(run, j);
+}
+
+static CBN_INLINE void FN(mixed_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
+{
+    const struct FN(grad) *r = run;
+    T wide[CBN_LINE_BYTES / sizeof(T)];
+    FN(wide_line)(wide, run, j, 0);
+    for (ptrdiff_t i = 0; i < LINE; i += TVEC)
+        FN(put)(dx + i, FN(select)(FN(load)(wide + i), FN(near_values)(r, j + i), FN(load)(r->mask + j + i)), streaming);
+}
+
+static CBN_INLINE struct FN(grad) FN(grad_run)(const struct cbn_output *out, ptrdiff_t first)
+{
+    return (struct FN(grad)){
+        (const T *)out->dy + first,       (const T *)out->x + first,        out->column[0],
+        out->column[1],                   out->column[2],                   out->column[3],
+        (const T *)out->near_column[0],   (const T *)out->near_column[1],   (const T *)out->near_column[2],
+        (const T *)out->near_column[3],
+    };
+}
+
+static CBN_INLINE void FN(write_wide_grad)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
+{
+    const struct FN(grad) run = FN(grad_run)(out, first);
+    FN(emit)((T *)out->y + first, FN(wide_one), FN(wide_line), &run, j, end, out->block.streaming);
+}
+
+static CBN_INLINE void FN(write_near_grad)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
+{
+    const struct FN(grad) run = FN(grad_run)(out, first);
+    FN(emit)((T *)out->y + first, FN(near_one), FN(near_line), &run, j, end, out->block.streaming);
+}
+
+static CBN_INLINE void FN(write_mixed_grad)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
+{
+    const struct FN(grad) run = FN(grad_run)(out, first);
+    FN(emit)((T *)out->y + first, FN(mixed_one), FN(mixed_line), &run, j, end, out->block.streaming);
+}
+
+static void FN(advance_wide_grad)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_wide_grad));
+}
+
+static void FN(advance_near_grad)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_near_grad));
+}
+
+static void FN(advance_mixed_grad)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_mixed_grad));
+}
+
+static CBN_INLINE void FN(spread_near)(struct cbn_output *out)
+{
+    static const uint32_t bits[2] = {0, UINT32_MAX};
+    const struct cbn_block *b = &out->block;
+    ptrdiff_t j = 0;
+    for (ptrdiff_t f = 0; f < b->fold; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++) {
+            const struct FN(near) near = FN(make_near)(out, c);
+            for (const ptrdiff_t end = j + b->inner; j < end; j++) {
+                out->near_column[0][j] = (float)near.of_dy;
+                out->near_column[1][j] = (float)near.of_x;
+                out->near_column[2][j] = (float)near.constant;
+                memcpy(&out->near_column[3][j], &bits[out->near[c] != 0], sizeof *bits);
+            }
+        }
 }
 
 static void FN(open_grad_columns)(struct cbn_output *out)
 {
-    cbn_spread(out->column[0], out->mean, &out->block);
-    cbn_spread(out->column[1], out->scale, &out->block);
-    cbn_spread(out->column[2], out->shift, &out->block);
-    cbn_spread(out->column[3], out->slope, &out->block);
-    cbn_open(out, FN(advance_grad_columns));
+    ptrdiff_t near = 0;
+    for (ptrdiff_t c = 0; c < out->block.channels && !T_IS_WIDE; c++)
+        near += out->near[c] != 0;
+    if (near > 0)
+        FN(spread_near)(out);
+    if (near < out->block.channels) {
+        cbn_spread(out->column[0], out->mean, &out->block);
+        cbn_spread(out->column[1], out->scale, &out->block);
+        cbn_spread(out->column[2], out->shift, &out->block);
+        cbn_spread(out->column[3], out->slope, &out->block);
+    }
+    if (T_IS_WIDE || near == 0)
+        cbn_open(out, FN(advance_wide_grad));
+    else
+        cbn_open(out, near < out->block.channels ? FN(advance_mixed_grad) : FN(advance_near_grad));
 }

@@ -34,10 +34,11 @@ struct cbn_output {
     /* for input_grad, shift is the center; dy and slope are not used by affine */
     const void *x, *dy;
     void *y;
-    const double *mean, *scale, *shift, *slope; /* by channel */
+    const double *mean, *scale, *shift, *slope, *near; /* by channel */
     ptrdiff_t chunk, sample, channel, at; /* position: first sample of the chunk, sample, and `at` in the current run */
     /* mean, scale, shift, and slope or `wide`, by channel or by column, in the type that the kernel computes in */
     _Alignas(64) double column[4][CBN_MAX_WIDTH];
+    float near_column[4][CBN_MAX_WIDTH]; /* for dx in float32: three numbers, and bits of ones where they apply */
 };
 
 static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)
@@ -55,14 +56,19 @@ struct cbn_region {
     ptrdiff_t first, last, sample, samples, at, length, piece;
 };
 
+/* sum of x - anchor and dot of (x - anchor)^2; with dy: sum of dy, dot of dy * (x - anchor), and, for float32, the
+ * largest |x| and |dy|. By channel. */
+struct cbn_sums {
+    double *sum, *dot, *most_x, *most_dy;
+};
+
 /* The kernels for one dtype. Channel arrays point at the first channel of the block, x, dy and y at its first value. */
 struct cbn_ops {
     size_t itemsize;
     double far; /* an anchor is far from the mean where s^2 / n exceeds so many m2 */
     /* anchor = mean of each channel's first values, or 0 where that is as good */
     void (*anchors)(double *anchor, const void *x, const struct cbn_block *block);
-    /* sum += x - anchor and dot += (x - anchor)^2; with dy: sum += dy and dot += dy * (x - anchor) */
-    void (*sums[2])(double *sum, double *dot, const void *dy, const void *x, const double *anchor,
+    void (*sums[2])(const struct cbn_sums *to, const void *dy, const void *x, const double *anchor,
                     const struct cbn_block *block, struct cbn_output *meanwhile);
     /* Open an output, of which all members up to `slope` are set: y = (x - mean) * scale + shift */
     void (*affine[2])(struct cbn_output *out);
@@ -113,8 +119,10 @@ struct cbn_job {
     double eps;
     int training;
     /* one value per channel; parts have one per piece and channel */
-    double *mean, *m2, *inv_std, *anchor, *sum, *dot, *scale, *shift, *slope, *sum_parts, *dot_parts;
-    double *far; /* 1 where the anchor was far from the mean, else 0 */
+    double *mean, *m2, *inv_std, *anchor, *sum, *dot, *scale, *shift, *slope;
+    double *far;  /* 1 where the anchor was far from the mean, else 0 */
+    double *near; /* 1 where float32 arithmetic is enough for dx, else 0 */
+    struct cbn_sums parts;
     void *workspace;
 };
 
@@ -130,7 +138,7 @@ struct cbn_step {
 /* Cuts the work into tasks and runs it; `streams` as in cbn_plan_tasks. */
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads);
 
-/* Gives the job `count` arrays of one double per channel, and the two arrays of parts if `parts`; all of it is
+/* Gives the job `count` arrays of one double per channel, and the first `parts` arrays of parts; all of it is
  * job->workspace, for the caller to free. */
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts);
 

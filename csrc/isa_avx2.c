@@ -6,6 +6,7 @@
 #define CBN_ISA avx2
 #define CBN_VEC 4
 typedef double cbn_vec __attribute__((vector_size(32)));
+typedef float cbn_floats __attribute__((vector_size(32)));
 
 static inline cbn_vec cbn_widen_f32(const float *p)
 {
@@ -15,6 +16,11 @@ static inline cbn_vec cbn_widen_f32(const float *p)
 static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
 {
     return _mm256_fmadd_pd(a, b, c);
+}
+
+static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+{
+    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(p)), most);
 }
 
 static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)

@@ -1,11 +1,13 @@
 /* isa_baseline.c: kernels for the plainest CPU of the platform: SSE2 on x86-64, NEON on aarch64.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
+#include <math.h>
 #include <string.h>
 
 #define CBN_ISA baseline
 #define CBN_VEC 2
 typedef double cbn_vec __attribute__((vector_size(16)));
+typedef float cbn_floats __attribute__((vector_size(16)));
 
 static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
 {
@@ -17,6 +19,10 @@ static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
 static inline cbn_vec cbn_widen_f32(const float *p)
 {
     return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p)));
+}
+static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+{
+    return _mm_max_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), _mm_loadu_ps(p)), most);
 }
 static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
 {
@@ -35,6 +41,12 @@ static inline void cbn_stream(double *to, cbn_vec v)
 static inline cbn_vec cbn_widen_f32(const float *p)
 {
     return (cbn_vec){p[0], p[1]};
+}
+static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+{
+    for (int l = 0; l < 4; l++)
+        most[l] = fabsf(p[l]) > most[l] ? fabsf(p[l]) : most[l];
+    return most;
 }
 static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
 {

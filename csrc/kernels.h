@@ -3,8 +3,9 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector), cbn_vec (that vector),
- * cbn_widen_f32 and cbn_narrow_f32 (CBN_VEC floats to doubles and back), cbn_fmadd (with one rounding or with two),
- * cbn_stream and CBN_STREAM_FENCE (stores past the cache). Vectors are those of GNU C (gcc, clang). */
+ * cbn_widen_f32 and cbn_narrow_f32 (CBN_VEC floats to doubles and back), cbn_floats and cbn_most_f32 (a vector of floats,
+ * and of two the larger in size), cbn_fmadd (with one rounding or with two), cbn_stream and CBN_STREAM_FENCE (stores past
+ * the cache). Vectors are those of GNU C (gcc, clang). */
 #include <math.h>
 #include <string.h>
 
@@ -15,6 +16,11 @@
 #define CBN_VECS (CBN_LANES / CBN_VEC)
 #define CBN_EACH_VEC for (int v = 0; v < CBN_VECS; v++)
 #define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
+/* the largest sizes of CBN_LANES floats, in vectors */
+#define CBN_FLOATS (CBN_LANES / 2 / CBN_VEC)
+struct cbn_most {
+    cbn_floats x[CBN_FLOATS], dy[CBN_FLOATS];
+};
 /* additions in one chain: rows of columns, and values of a row */
 #define CBN_ROWS_AT_ONCE 8
 #define CBN_PART 4096
@@ -33,6 +39,19 @@
 #endif
 
 typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
+
+static CBN_INLINE void cbn_raise_f32(struct cbn_most *most, const float *dy, const float *x)
+{
+    for (int v = 0; v < CBN_FLOATS; v++) {
+        most->x[v] = cbn_most_f32(most->x[v], x + v * 2 * CBN_VEC);
+        most->dy[v] = cbn_most_f32(most->dy[v], dy + v * 2 * CBN_VEC);
+    }
+}
+
+static CBN_INLINE void cbn_raise_f64(struct cbn_most *most, const double *dy, const double *x)
+{
+    (void)most, (void)dy, (void)x;
+}
 
 static CBN_INLINE cbn_vec cbn_widen_f64(const double *p)
 {
@@ -150,6 +169,27 @@ static CBN_INLINE double cbn_sum_of(const double *values, ptrdiff_t n)
     return cbn_fold_lanes(lanes);
 }
 
+/* The largest of n values, none of which is negative. */
+static CBN_INLINE double cbn_most_of(const float *values, ptrdiff_t n)
+{
+    float lanes[CBN_LANES] = {0}, most = 0;
+    ptrdiff_t i = 0;
+    if (n >= CBN_LANES) {
+        cbn_floats m[CBN_FLOATS] = {{0}};
+        for (;; i = i + 2 * CBN_LANES <= n ? i + CBN_LANES : n - CBN_LANES) {
+            for (int v = 0; v < CBN_FLOATS; v++)
+                m[v] = cbn_most_f32(m[v], values + i + v * 2 * CBN_VEC);
+            if (i + CBN_LANES == n)
+                break;
+        }
+        memcpy(lanes, m, sizeof lanes);
+    } else
+        memcpy(lanes, values, (size_t)n * sizeof *values);
+    for (int l = 0; l < CBN_LANES; l++)
+        most = lanes[l] > most ? lanes[l] : most;
+    return most;
+}
+
 /* One sum per column to one per channel, by way of halves and lanes: short chains of additions. Spoils the columns. */
 static CBN_INLINE void cbn_gather(double *channel, double *column, const struct cbn_block *b)
 {
@@ -165,10 +205,22 @@ static CBN_INLINE void cbn_gather(double *channel, double *column, const struct 
         channel[c] = cbn_sum_of(column + c * b->inner, b->inner);
 }
 
+/* The same for the largest values. */
+static CBN_INLINE void cbn_gather_most(double *channel, float *column, const struct cbn_block *b)
+{
+    const ptrdiff_t group = b->channels * b->inner;
+    for (ptrdiff_t f = 1; f < b->fold; f++)
+        for (ptrdiff_t j = 0; j < group; j++)
+            column[j] = column[f * group + j] > column[j] ? column[f * group + j] : column[j];
+    for (ptrdiff_t c = 0; c < b->channels; c++)
+        channel[c] = b->inner == 1 ? (double)column[c] : cbn_most_of(column + c * b->inner, b->inner);
+}
+
 #define T float
 #define FN(name) name##_f32
 #define WIDEN cbn_widen_f32
 #define NARROW cbn_narrow_f32
+#define RAISE cbn_raise_f32
 #define T_IS_WIDE 0
 #include "kernels_tmpl.h"
 
@@ -176,6 +228,7 @@ static CBN_INLINE void cbn_gather(double *channel, double *column, const struct 
 #define FN(name) name##_f64
 #define WIDEN cbn_widen_f64
 #define NARROW cbn_narrow_f64
+#define RAISE cbn_raise_f64
 #define T_IS_WIDE 1
 #include "kernels_tmpl.h"
 

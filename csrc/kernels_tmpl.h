@@ -3,7 +3,8 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Included by kernels.h once for each element type, with T (the type), FN(name) (its suffix), WIDEN (a vector of T
- * to doubles), NARROW (and back, to memory) and T_IS_WIDE (T is double). Everything is static.
+ * to doubles), NARROW (and back, to memory), RAISE (keeps the largest values, for float) and T_IS_WIDE (T is double).
+ * Everything is static.
  *
  * Same bits everywhere: a reduction is written as CBN_LANES independent sums, which any vector width computes in the
  * same way, and every other loop is elementwise. Nothing may be reassociated or contracted (-ffp-contract=off). */
@@ -29,6 +30,7 @@ static const struct cbn_ops FN(ops) = {
 #undef FN
 #undef WIDEN
 #undef NARROW
+#undef RAISE
 #undef LINE
 #undef TVEC
 #undef T_IS_WIDE

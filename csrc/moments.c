@@ -25,8 +25,9 @@ void cbn_step_sums(struct cbn_job *job, const struct cbn_region *region, struct 
     struct cbn_block block;
     const size_t at = (size_t)cbn_block_of(&block, &job->plan, region) * job->ops->itemsize;
     const ptrdiff_t part = region->piece * job->plan.channels + region->first;
-    job->ops->sums[job->plan.layout](job->sum_parts + part, job->dot_parts + part,
-                                     job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
+    const struct cbn_sums to = {job->parts.sum + part, job->parts.dot + part, job->dy ? job->parts.most_x + part : NULL,
+                                job->dy ? job->parts.most_dy + part : NULL};
+    job->ops->sums[job->plan.layout](&to, job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
                                      job->anchor + region->first, &block, out);
 }
 
@@ -34,8 +35,8 @@ void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c)
 {
     double sum = 0, dot = 0;
     for (ptrdiff_t piece = 0; piece < job->plan.pieces; piece++) {
-        sum += job->sum_parts[piece * job->plan.channels + c];
-        dot += job->dot_parts[piece * job->plan.channels + c];
+        sum += job->parts.sum[piece * job->plan.channels + c];
+        dot += job->parts.dot[piece * job->plan.channels + c];
     }
     job->sum[c] = sum;
     job->dot[c] = dot;
@@ -101,7 +102,7 @@ int cbn_moments(double *mean, double *m2, const void *x, enum cbn_dtype dtype, p
     struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .m2 = m2};
     cbn_make_plan(&job.plan, outer, channels, inner);
     double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far};
-    if (cbn_job_alloc(&job, arrays, 4, 1))
+    if (cbn_job_alloc(&job, arrays, 4, 2))
         return CBN_NO_MEMORY;
     static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS};
     cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 0, num_threads);

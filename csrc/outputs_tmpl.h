@@ -21,12 +21,17 @@ static CBN_INLINE void FN(put)(T *y, FN(tvec) v, int streaming)
         *(FN(tvec) *)y = v;
 }
 
+/* `b` where the mask has ones, else `a` */
+static CBN_INLINE FN(tvec) FN(select)(FN(tvec) a, FN(tvec) b, FN(tvec) mask)
+{
+    typedef int8_t bytes __attribute__((vector_size(sizeof(cbn_vec))));
+    return (FN(tvec))(((bytes)a & ~(bytes)mask) | ((bytes)b & (bytes)mask));
+}
+
 /* numbers[0], and numbers[1] where the mask has ones */
 static CBN_INLINE FN(tvec) FN(blend)(const T *numbers, const T *mask)
 {
-    typedef int8_t bytes __attribute__((vector_size(sizeof(cbn_vec))));
-    const bytes m = (bytes)FN(load)(mask), first = (bytes)(numbers[0] - (FN(tvec)){0});
-    return (FN(tvec))((first & ~m) | ((bytes)(numbers[1] - (FN(tvec)){0}) & m));
+    return FN(select)(numbers[0] - (FN(tvec)){0}, numbers[1] - (FN(tvec)){0}, FN(load)(mask));
 }
 
 /* The first place from j on where y has a line of memory begin, or `end`: streaming stores write whole lines. */

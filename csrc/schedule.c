@@ -99,6 +99,7 @@ void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, const str
     out->scale = job->scale + region->first;
     out->shift = job->shift + region->first;
     out->slope = job->slope ? job->slope + region->first : NULL;
+    out->near = job->near ? job->near + region->first : NULL;
 }
 
 /* One thread of a team, and the range [first, end) of some work that is its share. */
@@ -301,14 +302,15 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
 {
-    const size_t channels = (size_t)job->plan.channels, pieces = parts ? (size_t)job->plan.pieces : 0;
-    double *next = malloc((channels * ((size_t)count + 2 * pieces) + 1) * sizeof(double));
+    const size_t channels = (size_t)job->plan.channels, part = channels * (size_t)job->plan.pieces;
+    double *next = malloc((channels * (size_t)count + part * (size_t)parts + 1) * sizeof(double));
     if (next == NULL)
         return CBN_NO_MEMORY;
     job->workspace = next;
     for (int i = 0; i < count; i++, next += channels)
         *arrays[i] = next;
-    job->sum_parts = next;
-    job->dot_parts = next + pieces * channels;
+    double **const all[] = {&job->parts.sum, &job->parts.dot, &job->parts.most_x, &job->parts.most_dy};
+    for (int i = 0; i < parts; i++, next += part)
+        *all[i] = next;
     return CBN_OK;
 }

@@ -6,8 +6,11 @@
 
 /* One step of CBN_LANES values. No anchor means zero: the product of two floats is exact in double, so that it does not
  * matter whether the addition is fused with it. */
-static CBN_INLINE void FN(add_lanes)(cbn_vec *s, cbn_vec *q, const T *dy, const T *x, const cbn_vec *anchor)
+static CBN_INLINE void FN(add_lanes)(cbn_vec *s, cbn_vec *q, struct cbn_most *most, const T *dy, const T *x,
+                                     const cbn_vec *anchor)
 {
+    if (dy)
+        RAISE(most, dy, x);
     CBN_EACH_VEC {
         const cbn_vec d = anchor ? WIDEN(x + v * CBN_VEC) - anchor[v] : WIDEN(x + v * CBN_VEC);
         const cbn_vec g = dy ? WIDEN(dy + v * CBN_VEC) : d;
@@ -16,11 +19,22 @@ static CBN_INLINE void FN(add_lanes)(cbn_vec *s, cbn_vec *q, const T *dy, const 
     }
 }
 
+static CBN_INLINE void FN(raise_one)(float *most_dy, float *most_x, T dy, T x)
+{
+    if (T_IS_WIDE)
+        return;
+    const float size_dy = fabsf((float)dy), size_x = fabsf((float)x);
+    *most_dy = size_dy > *most_dy ? size_dy : *most_dy;
+    *most_x = size_x > *most_x ? size_x : *most_x;
+}
+
 /* A part of a row of one channel, with `before` values of the row before it, onto lanes that go on from part to part.
  * Each part is summed from zero and then added: short chains of additions round less than a long one. */
-static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const T *x, double anchor, ptrdiff_t length,
-                                   ptrdiff_t before, int centered, struct cbn_output *meanwhile)
+static CBN_INLINE void FN(add_row)(double *sum, double *dot, struct cbn_most *most, const T *dy, const T *x,
+                                   double anchor, ptrdiff_t length, ptrdiff_t before, int centered,
+                                   struct cbn_output *meanwhile)
 {
+    struct cbn_most m = {{{0}}, {{0}}};
     cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
     CBN_EACH_VEC {
         s[v] = q[v] = (cbn_vec){0};
@@ -33,13 +47,15 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
             cbn_prefetch(x + i + CBN_PREFETCH);
             if (dy)
                 cbn_prefetch(dy + i + CBN_PREFETCH);
-            FN(add_lanes)(s, q, dy ? dy + i : NULL, x + i, centered ? k : NULL);
+            FN(add_lanes)(s, q, &m, dy ? dy + i : NULL, x + i, centered ? k : NULL);
         }
         cbn_advance(meanwhile, i - start);
     }
     if (i < length && i + before >= CBN_LANES) { /* the last lanes of the row, without those that were taken before */
         const double *mask = cbn_mask.lanes + (length - i);
         const ptrdiff_t at = length - CBN_LANES;
+        if (dy)
+            RAISE(&m, dy + at, x + at);
         CBN_EACH_VEC {
             const cbn_vec d = cbn_and(WIDEN(x + at + v * CBN_VEC) - k[v], CBN_LOAD(mask, v));
             const cbn_vec g = dy ? cbn_and(WIDEN(dy + at + v * CBN_VEC), CBN_LOAD(mask, v)) : d;
@@ -51,46 +67,58 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, const T *dy, const 
             const double d = (double)x[i] - anchor, g = dy ? (double)dy[i] : d;
             sum[l] += g;
             dot[l] += g * d;
+            if (dy)
+                FN(raise_one)((float *)most->dy + l, (float *)most->x + l, dy[i], x[i]);
         }
     CBN_EACH_VEC {
         CBN_LOAD(sum, v) += s[v];
         CBN_LOAD(dot, v) += q[v];
     }
+    if (dy)
+        cbn_raise_f32(most, (const float *)m.dy, (const float *)m.x);
 }
 
-static CBN_INLINE void FN(sums_rows_of)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
+static CBN_INLINE void FN(sums_rows_of)(const struct cbn_sums *to, const T *dy, const T *x, const double *anchor,
                                         const struct cbn_block *b, struct cbn_output *meanwhile)
 {
+    struct cbn_most most[CBN_MAX_LANED_CHANNELS];
     _Alignas(CBN_LINE_BYTES) double s[CBN_MAX_LANED_CHANNELS][CBN_LANES], q[CBN_MAX_LANED_CHANNELS][CBN_LANES];
     memset(s, 0, (size_t)b->channels * sizeof *s);
     memset(q, 0, (size_t)b->channels * sizeof *q);
+    if (dy)
+        memset(most, 0, (size_t)b->channels * sizeof *most);
     for (ptrdiff_t o = 0; o < b->outer; o++)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
             const ptrdiff_t at = o * b->stride + c * b->inner;
             for (ptrdiff_t i = 0; i < b->length; i += CBN_PART) {
                 const ptrdiff_t n = b->length - i < CBN_PART ? b->length - i : CBN_PART;
                 if (T_IS_WIDE || anchor[c] != 0)
-                    FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, anchor[c], n, i, 1, meanwhile);
+                    FN(add_row)(s[c], q[c], most + c, dy ? dy + at + i : NULL, x + at + i, anchor[c], n, i, 1, meanwhile);
                 else
-                    FN(add_row)(s[c], q[c], dy ? dy + at + i : NULL, x + at + i, 0, n, i, 0, meanwhile);
+                    FN(add_row)(s[c], q[c], most + c, dy ? dy + at + i : NULL, x + at + i, 0, n, i, 0, meanwhile);
             }
         }
     for (ptrdiff_t c = 0; c < b->channels; c++) {
-        sum[c] = cbn_fold_lanes(s[c]);
-        dot[c] = cbn_fold_lanes(q[c]);
+        to->sum[c] = cbn_fold_lanes(s[c]);
+        to->dot[c] = cbn_fold_lanes(q[c]);
+        if (dy) {
+            to->most_x[c] = cbn_most_of((const float *)most[c].x, CBN_LANES);
+            to->most_dy[c] = cbn_most_of((const float *)most[c].dy, CBN_LANES);
+        }
     }
 }
 
 /* `rows` rows of `width` columns, each column from zero and then onto its own sum */
-static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
-                                       ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t width, int centered,
-                                       struct cbn_output *meanwhile)
+static CBN_INLINE void FN(add_columns)(double *sum, double *dot, float *most_dy, float *most_x, const T *dy, const T *x,
+                                       const double *anchor, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t width,
+                                       int centered, struct cbn_output *meanwhile)
 {
     /* the next rows, if they find room next to these */
     const ptrdiff_t ahead = rows * stride <= CBN_PREFETCH_MOST ? rows * stride : 0;
     ptrdiff_t j = 0, due = 0;
     for (; j + CBN_LANES <= width; j += CBN_LANES) {
         cbn_vec s[CBN_VECS], q[CBN_VECS], k[CBN_VECS];
+        struct cbn_most m = {{{0}}, {{0}}};
         CBN_EACH_VEC {
             s[v] = q[v] = (cbn_vec){0};
             k[v] = CBN_LOAD(anchor + j, v);
@@ -102,11 +130,16 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
                 if (dy)
                     cbn_prefetch(dy + at + ahead);
             }
-            FN(add_lanes)(s, q, dy ? dy + at : NULL, x + at, centered ? k : NULL);
+            FN(add_lanes)(s, q, &m, dy ? dy + at : NULL, x + at, centered ? k : NULL);
         }
         CBN_EACH_VEC {
             CBN_LOAD(sum + j, v) += s[v];
             CBN_LOAD(dot + j, v) += q[v];
+        }
+        if (dy && !T_IS_WIDE) {
+            cbn_raise_f32(&m, most_dy + j, most_x + j);
+            memcpy(most_dy + j, m.dy, sizeof m.dy);
+            memcpy(most_x + j, m.x, sizeof m.x);
         }
         due += rows * CBN_LANES;
         if (due >= CBN_CHUNK || j + 2 * CBN_LANES > width) {
@@ -121,15 +154,18 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, const T *dy, co
             const double g = dy ? (double)dy[r * stride + j] : d;
             s += g;
             q += g * d;
+            if (dy)
+                FN(raise_one)(most_dy + j, most_x + j, dy[r * stride + j], x[r * stride + j]);
         }
         sum[j] += s;
         dot[j] += q;
     }
 }
 
-static CBN_INLINE void FN(sums_columns_of)(double *sum, double *dot, const T *dy, const T *x, const double *anchor,
+static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const T *dy, const T *x, const double *anchor,
                                            const struct cbn_block *b, struct cbn_output *meanwhile)
 {
+    _Alignas(CBN_LINE_BYTES) float most_x[CBN_MAX_WIDTH], most_dy[CBN_MAX_WIDTH];
     _Alignas(CBN_LINE_BYTES) double s[CBN_MAX_WIDTH], q[CBN_MAX_WIDTH], k[CBN_MAX_WIDTH];
     const ptrdiff_t group = b->channels * b->inner, width = b->fold * group, stride = b->fold * b->stride;
     const ptrdiff_t rows = b->outer / b->fold, rest = b->outer % b->fold;
@@ -138,38 +174,46 @@ static CBN_INLINE void FN(sums_columns_of)(double *sum, double *dot, const T *dy
         centered |= anchor[c] != 0;
     memset(s, 0, (size_t)width * sizeof *s);
     memset(q, 0, (size_t)width * sizeof *q);
+    if (dy) {
+        memset(most_x, 0, (size_t)width * sizeof *most_x);
+        memset(most_dy, 0, (size_t)width * sizeof *most_dy);
+    }
     cbn_spread(k, anchor, b);
     /* a few rows at a time: long runs through memory, short chains of additions */
     for (ptrdiff_t r = 0; r < rows; r += CBN_ROWS_AT_ONCE) {
         const ptrdiff_t at = r * stride, some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
         if (centered)
-            FN(add_columns)(s, q, dy ? dy + at : NULL, x + at, k, some, stride, width, 1, meanwhile);
+            FN(add_columns)(s, q, most_dy, most_x, dy ? dy + at : NULL, x + at, k, some, stride, width, 1, meanwhile);
         else
-            FN(add_columns)(s, q, dy ? dy + at : NULL, x + at, k, some, stride, width, 0, meanwhile);
+            FN(add_columns)(s, q, most_dy, most_x, dy ? dy + at : NULL, x + at, k, some, stride, width, 0, meanwhile);
     }
     if (rest)
-        FN(add_columns)(s, q, dy ? dy + rows * stride : NULL, x + rows * stride, k, 1, stride, rest * group, 1,
-                        meanwhile);
-    cbn_gather(sum, s, b);
-    cbn_gather(dot, q, b);
+        FN(add_columns)(s, q, most_dy, most_x, dy ? dy + rows * stride : NULL, x + rows * stride, k, 1, stride,
+                        rest * group, 1, meanwhile);
+    cbn_gather(to->sum, s, b);
+    cbn_gather(to->dot, q, b);
+    if (dy) {
+        cbn_gather_most(to->most_x, most_x, b);
+        cbn_gather_most(to->most_dy, most_dy, b);
+    }
 }
 
-static void FN(sums_rows)(double *sum, double *dot, const void *dy, const void *x, const double *anchor,
+static void FN(sums_rows)(const struct cbn_sums *to, const void *dy, const void *x, const double *anchor,
                           const struct cbn_block *b, struct cbn_output *meanwhile)
 {
     if (dy)
-        FN(sums_rows_of)(sum, dot, dy, x, anchor, b, meanwhile);
+        FN(sums_rows_of)(to, dy, x, anchor, b, meanwhile);
     else
-        FN(sums_rows_of)(sum, dot, NULL, x, anchor, b, meanwhile);
+        FN(sums_rows_of)(to, NULL, x, anchor, b, meanwhile);
 }
 
-static void FN(sums_columns)(double *sum, double *dot, const void *dy, const void *x, const double *anchor,
+static void FN(sums_columns)(const struct cbn_sums *to, const void *dy, const void *x, const double *anchor,
                              const struct cbn_block *b, struct cbn_output *meanwhile)
 {
     if (dy)
-        FN(sums_columns_of)(sum, dot, dy, x, anchor, b, meanwhile);
+        FN(sums_columns_of)(to, dy, x, anchor, b, meanwhile);
     else
-        FN(sums_columns_of)(sum, dot, NULL, x, anchor, b, meanwhile);
+        FN(sums_columns_of)(to, NULL, x, anchor, b, meanwhile);
 }
 
 /* The mean of a channel's first values, taken as distances to the first one, so that the anchor of a constant channel is
