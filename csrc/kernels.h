@@ -24,7 +24,7 @@ struct cbn_most {
 /* additions in one chain: rows of columns, and values of a row */
 #define CBN_ROWS_AT_ONCE 8
 #define CBN_PART 4096
-/* values that are summed before an output is written on: a few dozen lines of memory, which a CPU overlaps */
+/* values that are read before an output is written on: a few dozen lines of memory, which a CPU overlaps */
 #define CBN_CHUNK 256
 /* values between one that is read and the one that is asked for, along a row; and the most between rows */
 #define CBN_PREFETCH 256

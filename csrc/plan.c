@@ -87,7 +87,7 @@ void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, p
         plan_rows(plan);
     plan->pieces = plan->inner_pieces * parts_of(outer, plan->piece_outer);
     plan->output_layout = inner >= LEAST_SPAN && plan->fold == 1 ? CBN_ROWS : CBN_COLUMNS;
-    plan->max_output_tile = plan->output_layout == CBN_ROWS ? least(channels, CBN_MAX_LANED_CHANNELS) : plan->max_tile;
+    plan->max_output_tile = plan->output_layout == CBN_ROWS ? least(channels, CBN_MAX_WIDTH) : plan->max_tile;
 }
 
 /* Bytes of the second-level cache, of which a task's data may take a quarter: the next task's come in meanwhile. */

@@ -40,9 +40,10 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, struct cbn_most *mo
         s[v] = q[v] = (cbn_vec){0};
         k[v] = cbn_splat(anchor);
     }
+    const ptrdiff_t chunk = dy ? CBN_CHUNK / 2 : CBN_CHUNK;
     ptrdiff_t i = 0;
     while (i + CBN_LANES <= length) {
-        const ptrdiff_t start = i, end = length - i < CBN_CHUNK ? length : i + CBN_CHUNK;
+        const ptrdiff_t start = i, end = length - i < chunk ? length : i + chunk;
         for (; i + CBN_LANES <= end; i += CBN_LANES) {
             cbn_prefetch(x + i + CBN_PREFETCH);
             if (dy)
@@ -142,7 +143,7 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, float *most_dy,
             memcpy(most_x + j, m.x, sizeof m.x);
         }
         due += rows * CBN_LANES;
-        if (due >= CBN_CHUNK || j + 2 * CBN_LANES > width) {
+        if (due >= (dy ? CBN_CHUNK / 2 : CBN_CHUNK) || j + 2 * CBN_LANES > width) {
             cbn_advance(meanwhile, due);
             due = 0;
         }
