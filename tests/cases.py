@@ -80,6 +80,16 @@ def filled(shape, axis, dtype, distribution="normal", seed=0):
     return x.astype(dtype)
 
 
+def gradient(x, axis, strength=1.0, seed=4):
+    """A dy that in every third channel is nearly a line in x: noise and `strength` times x, in deviations."""
+    dy = filled(x.shape, axis, np.float64, seed=seed)
+    by_channel, xs = np.moveaxis(dy, axis, 0), np.moveaxis(x, axis, 0).astype(np.float64)
+    for c in range(0, x.shape[axis], 3):
+        deviation = xs[c].std()
+        by_channel[c] += strength * (xs[c] - xs[c].mean()) / (deviation or 1)
+    return dy.astype(x.dtype)
+
+
 def parameters(channels, dtype, seed=1):
     """weight (one of them 0, some negative) and bias."""
     rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ from cases import (
     assert_gradients,
     assert_y,
     filled,
+    gradient,
     parameters,
     spread,
     statistics,
@@ -152,6 +153,34 @@ def test_gradient_that_almost_vanishes():
     x = filled((8, 4, 20, 20), 1, np.float32)
     hold(x, 1, dy=cbn.batch_norm_forward(x)[0])
     hold(filled((8, 4, 20, 20), 1, np.float32), 1, dy=1000 + filled((8, 4, 20, 20), 1, np.float32, seed=3))
+
+
+def rounded_otherwise(x, dy):
+    """The share of values of dx that are not the exact ones, rounded once."""
+    _, mean, inv_std = cbn.batch_norm_forward(x)
+    dx, _, _ = cbn.batch_norm_backward(dy, x, mean, inv_std)
+    exact, _, _ = reference.batch_norm_backward(dy.astype(np.float64), x.astype(np.float64), mean, inv_std)
+    return np.mean(dx != exact.astype(np.float32))
+
+
+def test_gradient_is_computed_in_float32_only_where_little_is_taken_off():
+    x = filled((16, 2, 30, 30), 1, np.float32)
+    assert rounded_otherwise(x, gradient(x, 1, 0)) > 0.1
+    assert rounded_otherwise(x, 5 + gradient(x, 1, 0)) < 1e-3
+    assert rounded_otherwise(x, 5 * x + gradient(x, 1, 0)) < 1e-3
+
+
+@pytest.mark.parametrize("distribution", ["normal", "outlier-last", "lognormal", "two-clusters", "offset-1e3", "1e30"])
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.3, 0.5, 0.8, 1.2, 3.0])
+@pytest.mark.parametrize(("shape", "axis"), [((40, 6, 7, 7), 1), ((5, 3, 30, 31), 1), ((900, 33), 1)])
+def test_gradient_around_the_edge_of_float32(shape, axis, strength, distribution):
+    """From noise to a line in x, with means from 0 to half of the largest value."""
+    x = filled(shape, axis, np.float32, distribution)
+    for offset in (0, 0.3, 1.0, 2.0):
+        dy = gradient(x, axis, strength) + np.float32(offset)
+        hold(x, axis, dy=dy)
+    for scale in (1e-30, 1e-18, 1e18, 1e30):
+        hold(x, axis, dy=(gradient(x, axis, strength) * scale).astype(np.float32))
 
 
 def exact_pairs(shape, axis, dtype, seed=0):
