@@ -139,12 +139,14 @@ static void FN(open_grad_spans)(struct cbn_output *out)
     cbn_open(out, FN(advance_grad_spans));
 }
 
-/* --- columns: the same numbers, by column; and the bits of a mask that says which columns are near --- */
+/* --- columns: the same numbers, by column; where some columns are near and others not, also a mask of ones for those
+ * that are, and how many there are before each column --- */
 
 struct FN(grad) {
     const T *dy, *x;
     const double *mean, *scale, *center, *slope;
     const T *of_dy, *of_x, *constant, *mask;
+    const uint16_t *near_before;
 };
 
 static CBN_INLINE T FN(wide_one)(const void *run, ptrdiff_t j)
@@ -193,6 +195,15 @@ static CBN_INLINE T FN(mixed_one)(const void *run, ptrdiff_t j)
 static CBN_INLINE void FN(mixed_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
 {
     const struct FN(grad) *r = run;
+    const int near = r->near_before[j + LINE] - r->near_before[j];
+    if (near == LINE) {
+        FN(near_line)(dx, run, j, streaming);
+        return;
+    }
+    if (near == 0) {
+        FN(wide_line)(dx, run, j, streaming);
+        return;
+    }
     T wide[CBN_LINE_BYTES / sizeof(T)];
     FN(wide_line)(wide, run, j, 0);
     for (ptrdiff_t i = 0; i < LINE; i += TVEC)
@@ -202,10 +213,10 @@ static CBN_INLINE void FN(mixed_line)(T *dx, const void *run, ptrdiff_t j, int s
 static CBN_INLINE struct FN(grad) FN(grad_run)(const struct cbn_output *out, ptrdiff_t first)
 {
     return (struct FN(grad)){
-        (const T *)out->dy + first,       (const T *)out->x + first,        out->column[0],
-        out->column[1],                   out->column[2],                   out->column[3],
-        (const T *)out->near_column[0],   (const T *)out->near_column[1],   (const T *)out->near_column[2],
-        (const T *)out->near_column[3],
+        (const T *)out->dy + first,     (const T *)out->x + first,      out->column[0],
+        out->column[1],                 out->column[2],                 out->column[3],
+        (const T *)out->near_column[0], (const T *)out->near_column[1], (const T *)out->near_column[2],
+        (const T *)out->near_column[3], out->near_before,
     };
 }
 
@@ -242,19 +253,38 @@ static void FN(advance_mixed_grad)(struct cbn_output *out, ptrdiff_t values)
     FN(advance_columns)(out, values, FN(write_mixed_grad));
 }
 
-static CBN_INLINE void FN(spread_near)(struct cbn_output *out)
+/* The near numbers of every column, and, for a block that is mixed, the mask and the counts. */
+static CBN_INLINE void FN(spread_near)(struct cbn_output *out, int mixed)
 {
-    static const uint32_t bits[2] = {0, UINT32_MAX};
     const struct cbn_block *b = &out->block;
-    ptrdiff_t j = 0;
-    for (ptrdiff_t f = 0; f < b->fold; f++)
+    const ptrdiff_t group = b->channels * b->inner;
+    float(*const numbers)[CBN_MAX_WIDTH] = out->near_column;
+    if (b->inner == 1)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
             const struct FN(near) near = FN(make_near)(out, c);
+            numbers[0][c] = (float)near.of_dy;
+            numbers[1][c] = (float)near.of_x;
+            numbers[2][c] = (float)near.constant;
+        }
+    else
+        for (ptrdiff_t c = 0, j = 0; c < b->channels; c++) {
+            const struct FN(near) near = FN(make_near)(out, c);
             for (const ptrdiff_t end = j + b->inner; j < end; j++) {
-                out->near_column[0][j] = (float)near.of_dy;
-                out->near_column[1][j] = (float)near.of_x;
-                out->near_column[2][j] = (float)near.constant;
-                memcpy(&out->near_column[3][j], &bits[out->near[c] != 0], sizeof *bits);
+                numbers[0][j] = (float)near.of_dy;
+                numbers[1][j] = (float)near.of_x;
+                numbers[2][j] = (float)near.constant;
+            }
+        }
+    for (ptrdiff_t f = 1; f < b->fold; f++)
+        for (int k = 0; k < 3; k++)
+            memcpy(numbers[k] + f * group, numbers[k], (size_t)group * sizeof(float));
+    out->near_before[0] = 0;
+    for (ptrdiff_t f = 0, j = 0; f < b->fold && mixed; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++) {
+            const int near = out->near[c] != 0;
+            for (ptrdiff_t i = 0; i < b->inner; i++, j++) {
+                out->near_before[j + 1] = (uint16_t)(out->near_before[j] + near);
+                memset(&numbers[3][j], near ? 0xff : 0, sizeof numbers[3][j]);
             }
         }
 }
@@ -265,7 +295,7 @@ static void FN(open_grad_columns)(struct cbn_output *out)
     for (ptrdiff_t c = 0; c < out->block.channels && !T_IS_WIDE; c++)
         near += out->near[c] != 0;
     if (near > 0)
-        FN(spread_near)(out);
+        FN(spread_near)(out, near < out->block.channels);
     if (near < out->block.channels) {
         cbn_spread(out->column[0], out->mean, &out->block);
         cbn_spread(out->column[1], out->scale, &out->block);

@@ -39,6 +39,7 @@ struct cbn_output {
     /* mean, scale, shift, and slope or `wide`, by channel or by column, in the type that the kernel computes in */
     _Alignas(64) double column[4][CBN_MAX_WIDTH];
     float near_column[4][CBN_MAX_WIDTH]; /* for dx in float32: three numbers, and bits of ones where they apply */
+    uint16_t near_before[CBN_MAX_WIDTH + 1]; /* to how many columns before each one they apply */
 };
 
 static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)

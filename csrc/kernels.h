@@ -169,25 +169,19 @@ static CBN_INLINE double cbn_sum_of(const double *values, ptrdiff_t n)
     return cbn_fold_lanes(lanes);
 }
 
-/* The largest of n values, none of which is negative. */
+/* The largest of n values, none of which is negative: their bits are in the same order, and compilers find the largest
+ * integer with vectors. */
 static CBN_INLINE double cbn_most_of(const float *values, ptrdiff_t n)
 {
-    float lanes[CBN_LANES] = {0}, most = 0;
-    ptrdiff_t i = 0;
-    if (n >= CBN_LANES) {
-        cbn_floats m[CBN_FLOATS] = {{0}};
-        for (;; i = i + 2 * CBN_LANES <= n ? i + CBN_LANES : n - CBN_LANES) {
-            for (int v = 0; v < CBN_FLOATS; v++)
-                m[v] = cbn_most_f32(m[v], values + i + v * 2 * CBN_VEC);
-            if (i + CBN_LANES == n)
-                break;
-        }
-        memcpy(lanes, m, sizeof lanes);
-    } else
-        memcpy(lanes, values, (size_t)n * sizeof *values);
-    for (int l = 0; l < CBN_LANES; l++)
-        most = lanes[l] > most ? lanes[l] : most;
-    return most;
+    uint32_t most = 0;
+    float value;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        most = bits > most ? bits : most;
+    }
+    memcpy(&value, &most, sizeof value);
+    return value;
 }
 
 /* One sum per column to one per channel, by way of halves and lanes: short chains of additions. Spoils the columns. */
@@ -212,8 +206,10 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
     for (ptrdiff_t f = 1; f < b->fold; f++)
         for (ptrdiff_t j = 0; j < group; j++)
             column[j] = column[f * group + j] > column[j] ? column[f * group + j] : column[j];
-    for (ptrdiff_t c = 0; c < b->channels; c++)
-        channel[c] = b->inner == 1 ? (double)column[c] : cbn_most_of(column + c * b->inner, b->inner);
+    for (ptrdiff_t c = 0; c < b->channels && b->inner > 1; c++)
+        channel[c] = cbn_most_of(column + c * b->inner, b->inner);
+    for (ptrdiff_t c = 0; c < b->channels && b->inner == 1; c++)
+        channel[c] = (double)column[c];
 }
 
 #define T float

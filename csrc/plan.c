@@ -112,9 +112,9 @@ static ptrdiff_t even_ranges(ptrdiff_t channels, ptrdiff_t tile, int num_threads
 static void plan_tiles(struct cbn_plan *plan, ptrdiff_t run, ptrdiff_t slab, int num_threads)
 {
     const ptrdiff_t channels = plan->channels, shortest = parts_of(RUN_BYTES, run), room = cache_bytes / 4;
-    const ptrdiff_t each = parts_of(plan->pieces, num_threads);
-    if (num_threads > 1 && plan->layout == CBN_ROWS && plan->inner_pieces == 1 && slab * shortest > room &&
-        8 * each * num_threads <= 9 * plan->pieces) {
+    const ptrdiff_t groups = plan->pieces / plan->inner_pieces;
+    if (num_threads > 1 && plan->layout == CBN_ROWS && slab > room &&
+        8 * parts_of(groups, num_threads) * num_threads <= 9 * groups) {
         plan->tile = most(1, least(most(room * num_threads / slab, shortest), plan->max_tile));
         plan->tasks = CBN_SHARED;
         return;
@@ -157,9 +157,10 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     /* Ranges of channels can be equal, pieces cannot. But two threads that write next to each other in every short
      * sample take lines of memory away from each other. */
     const ptrdiff_t ranges = even_ranges(channels, plan->max_tile, num_threads);
-    plan->by_range = ranges <= channels && channels * run / num_threads >= APART_BYTES;
+    const ptrdiff_t even = parts_of(channels, ranges);
+    plan->by_range = 8 * even * ranges <= 9 * channels && channels * run / num_threads >= APART_BYTES;
     if (plan->by_range) {
-        plan->tile = parts_of(channels, ranges);
+        plan->tile = even;
         plan->output_tile = parts_of(channels, even_ranges(channels, plan->max_output_tile, num_threads));
     }
 }

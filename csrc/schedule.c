@@ -167,7 +167,10 @@ static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int cou
                       struct team team)
 {
     const struct cbn_plan *plan = &job->plan;
-    const ptrdiff_t first_piece = share(team, plan->pieces), end_piece = share_end(team, plan->pieces);
+    const ptrdiff_t groups = plan->pieces / plan->inner_pieces; /* the pieces of one sample stay together */
+    const ptrdiff_t first_piece = share(team, groups) * plan->inner_pieces;
+    const ptrdiff_t end_piece = share_end(team, groups) * plan->inner_pieces;
+    const ptrdiff_t sample = share(team, groups) * plan->piece_outer, end_sample = share_end(team, groups) * plan->piece_outer;
     struct cbn_output out;
     out.advance = NULL;
     int start = 0;
@@ -184,8 +187,7 @@ static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int cou
                     steps[s].run(job, &part, &out);
                 }
             else if (steps[s].kind == CBN_OUTPUT) {
-                const struct cbn_region part =
-                    samples_of(plan, region, first_piece * plan->piece_outer, end_piece * plan->piece_outer);
+                const struct cbn_region part = samples_of(plan, region, sample, end_sample);
                 cbn_advance(&out, PTRDIFF_MAX);
                 steps[s].run(job, &part, &out);
                 continue;
@@ -279,7 +281,7 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 #ifdef _OPENMP
     const ptrdiff_t tiles = ranges(plan, plan->tile);
     const ptrdiff_t tasks = plan->tasks == CBN_TILES    ? tiles
-                            : plan->tasks == CBN_SHARED ? plan->pieces
+                            : plan->tasks == CBN_SHARED ? plan->pieces / plan->inner_pieces
                                                         : plan->pieces * tiles;
     if (num_threads > tasks) {
         num_threads = (int)tasks;
