@@ -26,7 +26,8 @@ static CBN_INLINE T FN(narrow)(T x, T mean, T scale, T shift)
 
 static CBN_INLINE T FN(narrow_of)(const struct cbn_output *out, ptrdiff_t c, T x)
 {
-    return FN(narrow)(x, ((const T *)out->column[0])[c], ((const T *)out->column[1])[c], ((const T *)out->column[2])[c]);
+    const T *mean = (const T *)out->column[0], *scale = (const T *)out->column[1], *shift = (const T *)out->column[2];
+    return FN(narrow)(x, mean[c], scale[c], shift[c]);
 }
 
 static CBN_INLINE void FN(affine_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)

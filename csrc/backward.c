@@ -26,10 +26,10 @@ static void step_centers(struct cbn_job *job, const struct cbn_region *region, s
     }
 }
 
-/* Whether dx = scale * dy - scale * slope * x + constant may be computed in float32. With D the largest |dy|, S the most
- * that what is taken off dy can be, and M >= |scale| (D - S) the largest |dx|: the roundings of the three numbers and of
- * the four operations add up to at most 2^-24 |scale| (3 D + 5 S), which for S <= D / 2 is 6.6e-7 M. Nothing may over- or
- * underflow on the way. */
+/* Whether dx = scale * dy - scale * slope * x + constant may be computed in float32. With D the largest |dy|, S the
+ * most that what is taken off dy can be, and M >= |scale| (D - S) the largest |dx|: the roundings of the three numbers
+ * and of the four operations add up to at most 2^-24 |scale| (3 D + 5 S), which for S <= D / 2 is 6.6e-7 M. Nothing may
+ * over- or underflow on the way. */
 static int is_near(const struct cbn_job *job, ptrdiff_t c)
 {
     double x = 0, dy = 0;

@@ -46,7 +46,8 @@ static void step_affine(struct cbn_job *job, const struct cbn_region *region, st
 }
 
 /* An empty batch: mean 0, m2 0. Out of line, as `update` in running.c. */
-__attribute__((noinline)) static void set_empty(double *mean, double *m2, double *inv_std, double eps, ptrdiff_t channels)
+__attribute__((noinline)) static void set_empty(double *mean, double *m2, double *inv_std, double eps,
+                                                ptrdiff_t channels)
 {
     for (ptrdiff_t c = 0; c < channels; c++) {
         mean[c] = m2[c] = 0;

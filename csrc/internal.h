@@ -31,15 +31,17 @@ struct cbn_output {
     /* writes about so many values more; NULL where nothing is left to write */
     void (*advance)(struct cbn_output *out, ptrdiff_t values);
     struct cbn_block block;
-    /* for input_grad, shift is the center; dy and slope are not used by affine */
+    /* for input_grad, shift is the center; dy, slope and near are not used by affine */
     const void *x, *dy;
     void *y;
     const double *mean, *scale, *shift, *slope, *near; /* by channel */
     ptrdiff_t chunk, sample, channel, at; /* position: first sample of the chunk, sample, and `at` in the current run */
-    /* mean, scale, shift, and slope or `wide`, by channel or by column, in the type that the kernel computes in */
+    /* Numbers by channel or by column. First mean, scale, shift, and slope or `wide`, in the type that the kernel
+     * computes in; then, for dx in float32, three numbers, bits of ones where they apply, and to how many columns
+     * before each one they do. */
     _Alignas(64) double column[4][CBN_MAX_WIDTH];
-    float near_column[4][CBN_MAX_WIDTH]; /* for dx in float32: three numbers, and bits of ones where they apply */
-    uint16_t near_before[CBN_MAX_WIDTH + 1]; /* to how many columns before each one they apply */
+    float near_column[4][CBN_MAX_WIDTH];
+    uint16_t near_before[CBN_MAX_WIDTH + 1];
 };
 
 static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)
@@ -51,8 +53,8 @@ static inline void cbn_advance(struct cbn_output *out, ptrdiff_t values)
 /* ROWS: along the values of one channel. COLUMNS: across channels, down the samples. */
 enum cbn_layout { CBN_ROWS = 0, CBN_COLUMNS = 1 };
 
-/* Channels [first, last) of `samples` samples, and of their planes `length` values from `at` on; `piece` is the index of
- * the piece that this is, where it is one. */
+/* Channels [first, last) of `samples` samples, and of their planes `length` values from `at` on; `piece` is the index
+ * of the piece that this is, where it is one. */
 struct cbn_region {
     ptrdiff_t first, last, sample, samples, at, length, piece;
 };

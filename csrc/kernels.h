@@ -3,9 +3,9 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector), cbn_vec (that vector),
- * cbn_widen_f32 and cbn_narrow_f32 (CBN_VEC floats to doubles and back), cbn_floats and cbn_most_f32 (a vector of floats,
- * and of two the larger in size), cbn_fmadd (with one rounding or with two), cbn_stream and CBN_STREAM_FENCE (stores past
- * the cache). Vectors are those of GNU C (gcc, clang). */
+ * cbn_widen_f32 and cbn_narrow_f32 (CBN_VEC floats to doubles and back), cbn_floats and cbn_most_f32 (a vector of
+ * floats, and of two the larger in size), cbn_fmadd (with one rounding or with two), cbn_stream and CBN_STREAM_FENCE
+ * (stores past the cache). Vectors are those of GNU C (gcc, clang). */
 #include <math.h>
 #include <string.h>
 

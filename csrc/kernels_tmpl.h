@@ -17,6 +17,8 @@
 
 #include "grad_tmpl.h"
 
+#include "grad_columns_tmpl.h"
+
 static const struct cbn_ops FN(ops) = {
     .itemsize = sizeof(T),
     .far = T_IS_WIDE ? 2 : 1024, /* float32 results do not see the ten bits that a worse anchor costs */

@@ -4,8 +4,9 @@
  *
  * With K an anchor near the channel's mean, s = sum(x - K) and q = sum((x - K)^2), all in double:
  *     mean = K + s / n        m2 = q - s * (s / n)
- * Little cancels as long as K is near (for float32 it may be 0, a few deviations away): where s^2 / n > far * m2 the first values were no sample of the channel, and
- * its sums are taken again about the mean just found. Parts of a channel simply add. */
+ * Little cancels as long as K is near (for float32 it may be 0, a few deviations away): where s^2 / n > far * m2 the
+ * first values were no sample of the channel, and its sums are taken again about the mean just found. Parts of a
+ * channel simply add. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

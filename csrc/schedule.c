@@ -4,8 +4,6 @@
  *
  * Which thread runs which task, and in which order, never changes a result: every task writes its own partial sums
  * or its own part of the output. */
-#include <stdlib.h>
-
 #include "internal.h"
 
 #ifdef _OPENMP
@@ -89,20 +87,7 @@ __attribute__((constructor)) static void survive_fork(void)
 }
 #endif
 
-void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, const struct cbn_region *region)
-{
-    const ptrdiff_t at = cbn_block_of(&out->block, &job->plan, region) * (ptrdiff_t)job->ops->itemsize;
-    out->x = (const char *)job->x + at;
-    out->dy = job->dy ? (const char *)job->dy + at : NULL;
-    out->y = (char *)job->y + at;
-    out->mean = job->mean + region->first;
-    out->scale = job->scale + region->first;
-    out->shift = job->shift + region->first;
-    out->slope = job->slope ? job->slope + region->first : NULL;
-    out->near = job->near ? job->near + region->first : NULL;
-}
-
-/* One thread of a team, and the range [first, end) of some work that is its share. */
+/* One thread of a team; `share` and `share_end` bound its part of some work. */
 struct team {
     ptrdiff_t thread, threads;
 };
@@ -141,7 +126,8 @@ static struct cbn_region tile_of(const struct cbn_plan *plan, ptrdiff_t tile, pt
 }
 
 /* The samples [sample, end) of a region, or as many as there are. */
-static struct cbn_region samples_of(const struct cbn_plan *plan, struct cbn_region region, ptrdiff_t sample, ptrdiff_t end)
+static struct cbn_region samples_of(const struct cbn_plan *plan, struct cbn_region region, ptrdiff_t sample,
+                                    ptrdiff_t end)
 {
     region.sample = sample;
     region.samples = (end < plan->outer ? end : plan->outer) - sample;
@@ -160,17 +146,17 @@ static int run_first(struct cbn_job *job, const struct cbn_step *steps, struct t
     return s;
 }
 
-/* All steps on the tiles [tile, end), one after the other; the output of each is written while the sums of the next are
- * taken. A team that has more than one thread shares the pieces of each tile. Whether a step is needed is the same to all
- * threads, because nobody writes what that depends on before they have met again. */
+/* All steps on the tiles [tile, end), one after the other; the output of each is written while the sums of the next
+ * are taken. A team that has more than one thread shares the pieces of each tile, and its first thread does the steps
+ * on channels. Whether a step is needed is the same to all threads, because nobody writes what that depends on before
+ * they have met again. */
 static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int count, ptrdiff_t tile, ptrdiff_t end,
                       struct team team)
 {
     const struct cbn_plan *plan = &job->plan;
     const ptrdiff_t groups = plan->pieces / plan->inner_pieces; /* the pieces of one sample stay together */
-    const ptrdiff_t first_piece = share(team, groups) * plan->inner_pieces;
-    const ptrdiff_t end_piece = share_end(team, groups) * plan->inner_pieces;
-    const ptrdiff_t sample = share(team, groups) * plan->piece_outer, end_sample = share_end(team, groups) * plan->piece_outer;
+    const ptrdiff_t group = share(team, groups), end_group = share_end(team, groups);
+    const ptrdiff_t first_piece = group * plan->inner_pieces, end_piece = end_group * plan->inner_pieces;
     struct cbn_output out;
     out.advance = NULL;
     int start = 0;
@@ -187,7 +173,8 @@ static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int cou
                     steps[s].run(job, &part, &out);
                 }
             else if (steps[s].kind == CBN_OUTPUT) {
-                const struct cbn_region part = samples_of(plan, region, sample, end_sample);
+                const struct cbn_region part =
+                    samples_of(plan, region, group * plan->piece_outer, end_group * plan->piece_outer);
                 cbn_advance(&out, PTRDIFF_MAX);
                 steps[s].run(job, &part, &out);
                 continue;
@@ -300,19 +287,4 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
     const unsigned long long saved = cbn_fp_enter();
     run_share(job, steps, count, (struct team){0, 1});
     cbn_fp_leave(saved);
-}
-
-int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
-{
-    const size_t channels = (size_t)job->plan.channels, part = channels * (size_t)job->plan.pieces;
-    double *next = malloc((channels * (size_t)count + part * (size_t)parts + 1) * sizeof(double));
-    if (next == NULL)
-        return CBN_NO_MEMORY;
-    job->workspace = next;
-    for (int i = 0; i < count; i++, next += channels)
-        *arrays[i] = next;
-    double **const all[] = {&job->parts.sum, &job->parts.dot, &job->parts.most_x, &job->parts.most_dy};
-    for (int i = 0; i < parts; i++, next += part)
-        *all[i] = next;
-    return CBN_OK;
 }

@@ -93,10 +93,11 @@ static CBN_INLINE void FN(sums_rows_of)(const struct cbn_sums *to, const T *dy, 
             const ptrdiff_t at = o * b->stride + c * b->inner;
             for (ptrdiff_t i = 0; i < b->length; i += CBN_PART) {
                 const ptrdiff_t n = b->length - i < CBN_PART ? b->length - i : CBN_PART;
+                const T *g = dy ? dy + at + i : NULL;
                 if (T_IS_WIDE || anchor[c] != 0)
-                    FN(add_row)(s[c], q[c], most + c, dy ? dy + at + i : NULL, x + at + i, anchor[c], n, i, 1, meanwhile);
+                    FN(add_row)(s[c], q[c], most + c, g, x + at + i, anchor[c], n, i, 1, meanwhile);
                 else
-                    FN(add_row)(s[c], q[c], most + c, dy ? dy + at + i : NULL, x + at + i, 0, n, i, 0, meanwhile);
+                    FN(add_row)(s[c], q[c], most + c, g, x + at + i, 0, n, i, 0, meanwhile);
             }
         }
     for (ptrdiff_t c = 0; c < b->channels; c++) {
@@ -217,8 +218,8 @@ static void FN(sums_columns)(const struct cbn_sums *to, const void *dy, const vo
         FN(sums_columns_of)(to, NULL, x, anchor, b, meanwhile);
 }
 
-/* The mean of a channel's first values, taken as distances to the first one, so that the anchor of a constant channel is
- * that constant exactly. For float32, zero is as good an anchor unless the mean is large against the spread. */
+/* The mean of a channel's first values, taken as distances to the first one, so that the anchor of a constant channel
+ * is that constant exactly. For float32, zero is as good an anchor unless the mean is large against the spread. */
 static CBN_INLINE double FN(anchor_of)(double first, double sum, double squares, double n)
 {
     const double anchor = first + sum / n, m2 = squares - sum * (sum / n);
