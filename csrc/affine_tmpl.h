@@ -8,10 +8,27 @@
 static CBN_INLINE struct cbn_line FN(make_line)(double mean, double scale, double bias)
 {
     const double near = (double)(T)mean, shift = T_IS_WIDE ? bias : bias - (mean - near) * scale, size = fabs(scale);
-    if (T_IS_WIDE || (fabs(mean) <= 0x1p100 && fabs(shift) <= 0x1p100 &&
-                      ((size >= 0x1p-100 && size <= 0x1p100) || size == 0)))
-        return (struct cbn_line){near, scale, shift, 0};
-    return (struct cbn_line){mean, scale, bias, 1};
+    const int fits = (fabs(mean) <= 0x1p100) & (fabs(shift) <= 0x1p100) &
+                     (((size >= 0x1p-100) & (size <= 0x1p100)) | (size == 0));
+    return (struct cbn_line){near, scale, shift, !T_IS_WIDE && !fits};
+}
+
+/* The lines of all channels of a block, for lines that are not wide; 1 if any is. */
+static CBN_INLINE int FN(make_lines)(struct cbn_output *out)
+{
+    const double *mean = out->mean, *scale = out->scale, *shift = out->shift;
+    const ptrdiff_t channels = out->block.channels;
+    T *near = (T *)out->column[0], *of_x = (T *)out->column[1], *rest = (T *)out->column[2];
+    double wide = 0;
+    CBN_IVDEP
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        const struct cbn_line line = FN(make_line)(mean[c], scale[c], shift[c]);
+        near[c] = (T)line.mean;
+        of_x[c] = (T)line.scale;
+        rest[c] = (T)line.shift;
+        wide = line.wide ? 1 : wide;
+    }
+    return wide != 0;
 }
 
 static CBN_INLINE T FN(wide)(T x, double mean, double scale, double shift)
@@ -63,9 +80,10 @@ static void FN(advance_affine_spans)(struct cbn_output *out, ptrdiff_t values)
 /* With a wide channel among others, which get the bits that they always get. Rare, so not as fast. */
 static void FN(mixed_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
 {
-    const struct cbn_line line = FN(make_line)(span.out->mean[c], span.out->scale[c], span.out->shift[c]);
+    const double mean = span.out->mean[c], scale = span.out->scale[c], shift = span.out->shift[c];
+    const int wide = FN(make_line)(mean, scale, shift).wide;
     for (ptrdiff_t i = at; i < end; i++)
-        span.y[i] = line.wide ? FN(wide)(span.x[i], line.mean, line.scale, line.shift)
+        span.y[i] = wide ? FN(wide)(span.x[i], mean, scale, shift)
                               : FN(narrow_of)(span.out, c, span.x[i]);
 }
 
@@ -89,14 +107,7 @@ static void FN(advance_mixed_spans)(struct cbn_output *out, ptrdiff_t values)
 
 static void FN(open_spans)(struct cbn_output *out)
 {
-    int wide = 0;
-    for (ptrdiff_t c = 0; c < out->block.channels; c++) {
-        const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
-        ((T *)out->column[0])[c] = (T)line.mean;
-        ((T *)out->column[1])[c] = (T)line.scale;
-        ((T *)out->column[2])[c] = (T)line.shift;
-        wide |= line.wide;
-    }
+    const int wide = FN(make_lines)(out);
     cbn_open(out, wide ? FN(advance_mixed_spans) : FN(advance_affine_spans));
 }
 
@@ -128,12 +139,16 @@ static CBN_INLINE void FN(write_columns)(const struct cbn_output *out, ptrdiff_t
 
 static CBN_INLINE void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
 {
-    const double *mean = out->column[0], *scale = out->column[1], *shift = out->column[2], *wide = out->column[3];
+    const struct cbn_block *b = &out->block;
     const T *x = (const T *)out->x + at;
     T *y = (T *)out->y + at;
-    for (; j < end; j++)
-        y[j] = wide[j] != 0 ? FN(wide)(x[j], mean[j], scale[j], shift[j])
-                            : FN(narrow)(x[j], (T)mean[j], (T)scale[j], (T)shift[j]);
+    for (; j < end; j++) {
+        const ptrdiff_t c = j / b->inner % b->channels;
+        const double mean = out->mean[c], scale = out->scale[c], shift = out->shift[c];
+        const struct cbn_line line = FN(make_line)(mean, scale, shift);
+        y[j] = line.wide ? FN(wide)(x[j], mean, scale, shift)
+                         : FN(narrow)(x[j], (T)line.mean, (T)line.scale, (T)line.shift);
+    }
 }
 
 static void FN(advance_affine)(struct cbn_output *out, ptrdiff_t values)
@@ -149,30 +164,16 @@ static void FN(advance_mixed)(struct cbn_output *out, ptrdiff_t values)
 static void FN(open_columns)(struct cbn_output *out)
 {
     const struct cbn_block *b = &out->block;
-    const ptrdiff_t width = b->fold * b->channels * b->inner;
-    T *mean = (T *)out->column[0], *scale = (T *)out->column[1], *shift = (T *)out->column[2];
-    int wide = 0;
-    for (ptrdiff_t f = 0; f < b->fold && !wide; f++)
-        for (ptrdiff_t c = 0; c < b->channels; c++, mean += b->inner, scale += b->inner, shift += b->inner) {
-            const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
-            const T m = (T)line.mean, a = (T)line.scale, s = (T)line.shift;
-            wide |= line.wide;
-            for (ptrdiff_t i = 0; i < b->inner; i++) {
-                mean[i] = m;
-                scale[i] = a;
-                shift[i] = s;
-            }
-        }
-    cbn_open(out, FN(advance_affine));
-    if (!wide)
-        return;
-    for (ptrdiff_t j = 0; j < width; j++) {
-        const ptrdiff_t c = j / b->inner % b->channels;
-        const struct cbn_line line = FN(make_line)(out->mean[c], out->scale[c], out->shift[c]);
-        out->column[0][j] = line.mean;
-        out->column[1][j] = line.scale;
-        out->column[2][j] = line.shift;
-        out->column[3][j] = line.wide;
+    const ptrdiff_t group = b->channels * b->inner;
+    const int wide = FN(make_lines)(out);
+    for (int k = 0; k < 3; k++) {
+        T *numbers = (T *)out->column[k];
+        /* from the last on, since they stand before their places */
+        for (ptrdiff_t c = b->channels - 1; c >= 0 && b->inner > 1; c--)
+            for (ptrdiff_t i = b->inner - 1; i >= 0; i--)
+                numbers[c * b->inner + i] = numbers[c];
+        for (ptrdiff_t f = 1; f < b->fold; f++)
+            memcpy(numbers + f * group, numbers, (size_t)group * sizeof *numbers);
     }
-    out->advance = FN(advance_mixed);
+    cbn_open(out, wide ? FN(advance_mixed) : FN(advance_affine));
 }

@@ -18,7 +18,7 @@
 static void step_centers(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    for (ptrdiff_t c = region->first; c < region->last; c++) {
+    CBN_EACH_CHANNEL (region) {
         const double mean = job->mean[c], offset = mean * job->inv_std[c];
         const int about_zero = job->ops->itemsize == sizeof(float) && offset * offset <= job->ops->far &&
                                (double)((const float *)job->x)[c * job->plan.inner] != mean;
@@ -26,40 +26,51 @@ static void step_centers(struct cbn_job *job, const struct cbn_region *region, s
     }
 }
 
+static void raise(double *restrict to, const double *restrict part, const struct cbn_region *region)
+{
+    CBN_EACH_CHANNEL (region)
+        to[c] = part[c] > to[c] ? part[c] : to[c];
+}
+
 /* Whether dx = scale * dy - scale * slope * x + constant may be computed in float32. With D the largest |dy|, S the
  * most that what is taken off dy can be, and M >= |scale| (D - S) the largest |dx|: the roundings of the three numbers
  * and of the four operations add up to at most 2^-24 |scale| (3 D + 5 S), which for S <= D / 2 is 6.6e-7 M. Nothing may
  * over- or underflow on the way. */
-static int is_near(const struct cbn_job *job, ptrdiff_t c)
+static void find_near(struct cbn_job *job, const struct cbn_region *region)
 {
-    double x = 0, dy = 0;
-    if (job->ops->itemsize != sizeof(float))
-        return 0;
-    for (ptrdiff_t part = c; part < job->plan.pieces * job->plan.channels; part += job->plan.channels) {
-        x = fmax(x, job->parts.most_x[part]);
-        dy = fmax(dy, job->parts.most_dy[part]);
+    const double *mean = job->mean, *scale = job->scale, *center = job->shift, *slope = job->slope;
+    double *near = job->near, *most_x = job->parts.most_x, *most_dy = job->parts.most_dy;
+    for (ptrdiff_t piece = 1; piece < job->plan.pieces; piece++) {
+        raise(most_x, most_x + piece * job->plan.channels, region);
+        raise(most_dy, most_dy + piece * job->plan.channels, region);
     }
-    const double scale = fabs(job->scale[c]);
-    return fabs(job->shift[c]) + fabs(job->slope[c]) * (x + fabs(job->mean[c])) <= dy / 2 && dy >= 0x1p-60 &&
-           dy <= 0x1p60 && scale >= 0x1p-60 && scale <= 0x1p60 && x * 0x1p-119 <= scale * dy;
+    CBN_EACH_CHANNEL (region) {
+        const double x = most_x[c], dy = most_dy[c], size = fabs(scale[c]);
+        const double taken = fabs(center[c]) + fabs(slope[c]) * (x + fabs(mean[c]));
+        near[c] = (taken <= dy / 2) & (dy >= 0x1p-60) & (dy <= 0x1p60) & (size >= 0x1p-60) & (size <= 0x1p60) &
+                  (x * 0x1p-119 <= size * dy);
+    }
 }
 
 static void step_gradients(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double count = (double)(job->plan.outer * job->plan.inner);
-    for (ptrdiff_t c = region->first; c < region->last; c++) {
-        cbn_merge_parts(job, c);
-        const double dbias = job->sum[c], offset = job->mean[c] - job->anchor[c];
-        const double dot = offset != 0 ? job->dot[c] - offset * dbias : job->dot[c];
-        const double dweight = dot * job->inv_std[c];
-        job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * job->inv_std[c];
-        cbn_store(job->dbias, job->param_dtype, c, dbias);
-        cbn_store(job->dweight, job->param_dtype, c, dweight);
-        job->shift[c] = job->training ? dbias / count : 0;
-        job->slope[c] = job->training ? dweight / count * job->inv_std[c] : 0;
-        job->near[c] = is_near(job, c);
+    const double count = (double)(job->plan.outer * job->plan.inner), training = job->training ? 1 : 0;
+    const double *mean = job->mean, *inv_std = job->inv_std, *anchor = job->anchor;
+    double *dbias = job->sum, *dweight = job->dot, *scale = job->scale, *center = job->shift, *slope = job->slope;
+    cbn_merge_parts(job, region);
+    cbn_load_parameters(scale, job->weight, job->param_dtype, region, 1);
+    CBN_EACH_CHANNEL (region) {
+        const double offset = mean[c] - anchor[c], dot = offset != 0 ? dweight[c] - offset * dbias[c] : dweight[c];
+        dweight[c] = dot * inv_std[c];
+        scale[c] *= inv_std[c];
+        center[c] = training != 0 ? dbias[c] / count : 0;
+        slope[c] = training != 0 ? dweight[c] / count * inv_std[c] : 0;
     }
+    cbn_store_parameters(job->dbias, dbias, job->param_dtype, region);
+    cbn_store_parameters(job->dweight, dweight, job->param_dtype, region);
+    if (job->ops->itemsize == sizeof(float))
+        find_near(job, region);
 }
 
 static void step_input_grad(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)

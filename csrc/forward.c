@@ -13,30 +13,36 @@ static double inverse_std(double var, double eps)
     return square == 0 ? 0 : 1 / sqrt(square);
 }
 
-static void set_line(struct cbn_job *job, ptrdiff_t c, double inv_std)
+/* scale = weight * inv_std, shift = bias; inv_std may be shift. */
+static void set_lines(struct cbn_job *job, const double *inv_std, const struct cbn_region *region)
 {
-    job->scale[c] = cbn_load(job->weight, job->param_dtype, c, 1) * inv_std;
-    job->shift[c] = cbn_load(job->bias, job->param_dtype, c, 0);
+    double *scale = job->scale;
+    cbn_load_parameters(scale, job->weight, job->param_dtype, region, 1);
+    CBN_EACH_CHANNEL (region)
+        scale[c] *= inv_std[c];
+    cbn_load_parameters(job->shift, job->bias, job->param_dtype, region, 0);
 }
 
 static void step_batch_line(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double count = (double)(job->plan.outer * job->plan.inner);
-    for (ptrdiff_t c = region->first; c < region->last; c++) {
-        const double inv_std = inverse_std(job->m2[c] / count, job->eps);
-        set_line(job, c, inv_std);
-        job->inv_std[c] = inv_std;
-    }
+    const double count = (double)(job->plan.outer * job->plan.inner), eps = job->eps, *m2 = job->m2;
+    double *inv_std = job->inv_std;
+    CBN_EACH_CHANNEL (region)
+        inv_std[c] = inverse_std(m2[c] / count, eps);
+    set_lines(job, inv_std, region);
 }
 
 static void step_running_line(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    for (ptrdiff_t c = region->first; c < region->last; c++) {
-        job->mean[c] = cbn_load(job->running_mean, job->param_dtype, c, 0);
-        set_line(job, c, inverse_std(cbn_load(job->running_var, job->param_dtype, c, 1), job->eps));
-    }
+    const double eps = job->eps;
+    double *inv_std = job->shift;
+    cbn_load_parameters(job->mean, job->running_mean, job->param_dtype, region, 0);
+    cbn_load_parameters(inv_std, job->running_var, job->param_dtype, region, 1);
+    CBN_EACH_CHANNEL (region)
+        inv_std[c] = inverse_std(inv_std[c], eps);
+    set_lines(job, inv_std, region);
 }
 
 static void step_affine(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)

@@ -12,6 +12,18 @@
 
 #include "cbn.h"
 
+/* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
+#if defined(__clang__)
+#define CBN_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define CBN_IVDEP _Pragma("GCC ivdep")
+#endif
+
+/* Arrays by channel do not overlap, unless they are the same; the bounds stay what they are, whatever is stored. */
+#define CBN_EACH_CHANNEL(region)                                                                                      \
+    CBN_IVDEP                                                                                                         \
+    for (ptrdiff_t c = (region)->first, end_ = (region)->last; c < end_; c++)
+
 /* columns that a kernel handles at once; their accumulators must fit the L1 cache and the stack */
 #define CBN_MAX_WIDTH 1024
 /* channels that a kernel handles at once when each has its own lanes */
@@ -155,14 +167,15 @@ cbn_step_fn cbn_step_anchors, cbn_step_sums, cbn_step_moments, cbn_step_remoment
         {cbn_step_moments, CBN_PER_CHANNEL, NULL},                                                                    \
         {cbn_step_sums, CBN_PER_PIECE, cbn_any_far}, {cbn_step_remoments, CBN_PER_CHANNEL, cbn_any_far}
 int cbn_any_far(const struct cbn_job *job, const struct cbn_region *region);
-/* Adds the parts of channel c, in the order of the pieces, to job->sum and job->dot. */
-void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c);
+/* Adds the parts of a region's channels, in the order of the pieces, to job->sum and job->dot. */
+void cbn_merge_parts(struct cbn_job *job, const struct cbn_region *region);
+/* Parameters of a region's channels as doubles, or `missing` where there are none; and back. */
+void cbn_load_parameters(double *to, const void *from, enum cbn_dtype dtype, const struct cbn_region *region,
+                         double missing);
+void cbn_store_parameters(void *to, const double *from, enum cbn_dtype dtype, const struct cbn_region *region);
 
-/* Parameter c as a double; `missing` where there is no array. */
-static inline double cbn_load(const void *array, enum cbn_dtype dtype, ptrdiff_t c, double missing)
+static inline double cbn_load(const void *array, enum cbn_dtype dtype, ptrdiff_t c)
 {
-    if (array == NULL)
-        return missing;
     return dtype == CBN_FLOAT32 ? (double)((const float *)array)[c] : ((const double *)array)[c];
 }
 

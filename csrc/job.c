@@ -1,4 +1,4 @@
-/* job.c: the workspace of an operation, and what its outputs need from it.
+/* job.c: the workspace of an operation, its parameters as doubles, and what its outputs need.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 #include <stdlib.h>
@@ -31,4 +31,22 @@ void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, const str
     out->shift = job->shift + region->first;
     out->slope = job->slope ? job->slope + region->first : NULL;
     out->near = job->near ? job->near + region->first : NULL;
+}
+
+void cbn_load_parameters(double *to, const void *from, enum cbn_dtype dtype, const struct cbn_region *region,
+                         double missing)
+{
+    if (from == NULL)
+        CBN_EACH_CHANNEL (region)
+            to[c] = missing;
+    else {
+        CBN_EACH_CHANNEL (region)
+            to[c] = cbn_load(from, dtype, c);
+    }
+}
+
+void cbn_store_parameters(void *to, const double *from, enum cbn_dtype dtype, const struct cbn_region *region)
+{
+    CBN_EACH_CHANNEL (region)
+        cbn_store(to, dtype, c, from[c]);
 }

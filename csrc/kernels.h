@@ -31,13 +31,6 @@ struct cbn_most {
 #define CBN_PREFETCH_MOST 4096
 #define CBN_LINE_BYTES 64
 
-/* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
-#if defined(__clang__)
-#define CBN_IVDEP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define CBN_IVDEP _Pragma("GCC ivdep")
-#endif
-
 typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
 
 static CBN_INLINE void cbn_raise_f32(struct cbn_most *most, const float *dy, const float *x)

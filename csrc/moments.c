@@ -32,15 +32,21 @@ void cbn_step_sums(struct cbn_job *job, const struct cbn_region *region, struct 
                                      job->anchor + region->first, &block, out);
 }
 
-void cbn_merge_parts(struct cbn_job *job, ptrdiff_t c)
+static void add(double *restrict to, const double *restrict part, const struct cbn_region *region)
 {
-    double sum = 0, dot = 0;
+    CBN_EACH_CHANNEL (region)
+        to[c] += part[c];
+}
+
+void cbn_merge_parts(struct cbn_job *job, const struct cbn_region *region)
+{
+    const size_t bytes = (size_t)(region->last - region->first) * sizeof(double);
+    memset(job->sum + region->first, 0, bytes);
+    memset(job->dot + region->first, 0, bytes);
     for (ptrdiff_t piece = 0; piece < job->plan.pieces; piece++) {
-        sum += job->parts.sum[piece * job->plan.channels + c];
-        dot += job->parts.dot[piece * job->plan.channels + c];
+        add(job->sum, job->parts.sum + piece * job->plan.channels, region);
+        add(job->dot, job->parts.dot + piece * job->plan.channels, region);
     }
-    job->sum[c] = sum;
-    job->dot[c] = dot;
 }
 
 static double count_of(const struct cbn_job *job)
@@ -48,36 +54,37 @@ static double count_of(const struct cbn_job *job)
     return (double)(job->plan.outer * job->plan.inner);
 }
 
-static int is_far(const struct cbn_job *job, ptrdiff_t c)
+/* Mean and m2 from the merged sums. */
+static void finish(struct cbn_job *job, const struct cbn_region *region)
 {
-    const double step = job->sum[c] / count_of(job);
-    return job->sum[c] * step > job->ops->far * (job->dot[c] - job->sum[c] * step);
-}
-
-static void finish(struct cbn_job *job, ptrdiff_t c)
-{
-    const double step = job->sum[c] / count_of(job), m2 = job->dot[c] - job->sum[c] * step;
-    job->mean[c] = isnan(m2) ? m2 : job->anchor[c] + step; /* an infinite value, wherever it stands */
-    job->m2[c] = m2 < 0 ? 0 : m2;
+    const double *sum = job->sum, *dot = job->dot, *anchor = job->anchor, count = count_of(job);
+    double *mean = job->mean, *m2 = job->m2;
+    cbn_merge_parts(job, region);
+    CBN_EACH_CHANNEL (region) {
+        const double step = sum[c] / count, rest = dot[c] - sum[c] * step, at = anchor[c] + step;
+        mean[c] = isnan(rest) ? rest : at; /* an infinite value, wherever it stands */
+        m2[c] = rest < 0 ? 0 : rest;
+    }
 }
 
 void cbn_step_moments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    for (ptrdiff_t c = region->first; c < region->last; c++) {
-        cbn_merge_parts(job, c);
-        finish(job, c);
-        job->far[c] = is_far(job, c);
+    const double *sum = job->sum, *dot = job->dot, *mean = job->mean, count = count_of(job), limit = job->ops->far;
+    double *far = job->far, *anchor = job->anchor;
+    finish(job, region);
+    CBN_EACH_CHANNEL (region) {
+        const double step = sum[c] / count, at = mean[c], before = anchor[c];
+        const int is_far = sum[c] * step > limit * (dot[c] - sum[c] * step);
+        far[c] = is_far ? 1 : 0;
+        anchor[c] = is_far ? at : before;
     }
-    for (ptrdiff_t c = region->first; c < region->last; c++)
-        if (job->far[c])
-            job->anchor[c] = job->mean[c];
 }
 
 /* Then the sums of these channels are taken again: rare, and never worse than a second pass. */
 int cbn_any_far(const struct cbn_job *job, const struct cbn_region *region)
 {
-    for (ptrdiff_t c = region->first; c < region->last; c++)
+    CBN_EACH_CHANNEL (region)
         if (job->far[c])
             return 1;
     return 0;
@@ -86,11 +93,7 @@ int cbn_any_far(const struct cbn_job *job, const struct cbn_region *region)
 void cbn_step_remoments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    for (ptrdiff_t c = region->first; c < region->last; c++)
-        if (job->far[c]) {
-            cbn_merge_parts(job, c);
-            finish(job, c);
-        }
+    finish(job, region); /* the channels that were not far get what they had */
 }
 
 int cbn_moments(double *mean, double *m2, const void *x, enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels,

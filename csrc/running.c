@@ -8,7 +8,7 @@ __attribute__((noinline)) static void update(void *running, const double *value,
                                              enum cbn_dtype dtype, ptrdiff_t channels)
 {
     for (ptrdiff_t c = 0; c < channels; c++) {
-        const double old = cbn_load(running, dtype, c, 0);
+        const double old = cbn_load(running, dtype, c);
         cbn_store(running, dtype, c, (1 - factor) * old + factor * (value[c] / divisor));
     }
 }

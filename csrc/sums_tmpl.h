@@ -238,24 +238,46 @@ static CBN_INLINE double FN(anchor_along)(const T *x)
     return FN(anchor_of)((double)x[0], cbn_fold_lanes(sum), cbn_fold_lanes(squares), CBN_LANES);
 }
 
-/* from the first value of each of the first CBN_LANES samples, for at most CBN_LANES channels that lie side by side */
-static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t channels, const struct cbn_block *b)
+/* From the first value of each of the first CBN_LANES samples: for one channel, or for CBN_LANES side by side. */
+static CBN_INLINE double FN(anchor_down)(const T *x, ptrdiff_t samples, ptrdiff_t stride)
 {
-    const ptrdiff_t n = b->outer < CBN_LANES ? b->outer : CBN_LANES;
-    double sum[CBN_LANES] = {0}, squares[CBN_LANES] = {0};
-    for (ptrdiff_t o = 1; o < n; o++)
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            const double d = (double)x[o * b->stride + c] - (double)x[c];
-            sum[c] += d;
-            squares[c] += d * d;
+    double sum = 0, squares = 0;
+    for (ptrdiff_t o = 1; o < samples; o++) {
+        const double d = (double)x[o * stride] - (double)x[0];
+        sum += d;
+        squares += d * d;
+    }
+    return FN(anchor_of)((double)x[0], sum, squares, (double)samples);
+}
+
+static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t samples, ptrdiff_t stride)
+{
+    _Alignas(CBN_LINE_BYTES) double first[CBN_LANES], sum[CBN_LANES], squares[CBN_LANES];
+    cbn_vec f[CBN_VECS], s[CBN_VECS], q[CBN_VECS];
+    CBN_EACH_VEC {
+        f[v] = WIDEN(x + v * CBN_VEC);
+        s[v] = q[v] = (cbn_vec){0};
+    }
+    for (ptrdiff_t o = 1; o < samples; o++)
+        CBN_EACH_VEC {
+            const cbn_vec d = WIDEN(x + o * stride + v * CBN_VEC) - f[v];
+            s[v] += d;
+            q[v] += d * d;
         }
-    for (ptrdiff_t c = 0; c < channels; c++)
-        anchor[c] = FN(anchor_of)((double)x[c], sum[c], squares[c], (double)n);
+    CBN_EACH_VEC {
+        CBN_LOAD(first, v) = f[v];
+        CBN_LOAD(sum, v) = s[v];
+        CBN_LOAD(squares, v) = q[v];
+    }
+    CBN_IVDEP
+    for (ptrdiff_t l = 0; l < CBN_LANES; l++)
+        anchor[l] = FN(anchor_of)(first[l], sum[l], squares[l], (double)samples);
 }
 
 static void FN(anchors)(double *anchor, const void *x_, const struct cbn_block *b)
 {
     const T *x = x_;
+    const ptrdiff_t samples = b->outer < CBN_LANES ? b->outer : CBN_LANES;
     ptrdiff_t c = 0;
     if (b->inner >= CBN_LANES) {
         for (; c < b->channels; c++)
@@ -264,7 +286,7 @@ static void FN(anchors)(double *anchor, const void *x_, const struct cbn_block *
     }
     if (b->inner == 1)
         for (; c + CBN_LANES <= b->channels; c += CBN_LANES)
-            FN(anchors_down)(anchor + c, x + c, CBN_LANES, b);
+            FN(anchors_down)(anchor + c, x + c, samples, b->stride);
     for (; c < b->channels; c++)
-        FN(anchors_down)(anchor + c, x + c * b->inner, 1, b);
+        anchor[c] = FN(anchor_down)(x + c * b->inner, samples, b->stride);
 }
