@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 
+MOST_THREADS = 65536  # cbn's own limit
+
+
 class UserError(Exception):
     """A request that cannot be met; its text is for the user."""
 
@@ -58,6 +61,8 @@ def check(options):
     for name, value in vars(options).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise UserError(f"--{name} must be 1 or more; got {value}")
+        if name == "threads" and value > MOST_THREADS:
+            raise UserError(f"--threads must be {MOST_THREADS} or fewer; got {value}")
     if options.json and (options.json.is_dir() or not os.access(options.json.parent, os.W_OK)):
         raise UserError(f"--json must be a file that can be written; got {options.json}")
     if getattr(options, "plots", None):

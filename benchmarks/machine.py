@@ -49,7 +49,7 @@ def machine():
     """All facts, as a dict of plain values."""
     return runtime.config() | {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit_of_the_benchmarks": _commit(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}, {' '.join(platform.libc_ver())}",
         "caches": _caches(),
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),

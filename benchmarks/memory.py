@@ -13,7 +13,12 @@ from rows import Row
 
 CALLS = 200
 # Two sizes, so that what grows with x shows.
-ROWS = [Row("memory", (8, 64, 56, 56)), Row("memory", (32, 64, 56, 56)), Row("memory", (32, 64, 56, 56), "NHWC")]
+ROWS = [
+    Row("memory", (8, 64, 56, 56)),
+    Row("memory", (32, 64, 56, 56)),
+    Row("memory", (32, 64, 56, 56), "NHWC"),
+    Row("memory", (256, 4096), "NC"),  # many channels of few values
+]
 
 
 def memory_of_process(field):

@@ -53,7 +53,7 @@ def bars(results, folder):
 
 
 def against_size(results, folder):
-    """Write ``size.png``: time against the size of x, and below it the same as multiples of the limit's time."""
+    """Write ``size-<layout>.png``: time against the size of x, and below it the same as multiples of the limit's."""
     figure = _figure(15, 9)
     axes = figure.subplots(2, len(contenders.OPERATIONS), sharex=True, sharey="row", squeeze=False)
     for column, operation in enumerate(contenders.OPERATIONS):
@@ -69,14 +69,14 @@ def against_size(results, folder):
             above.loglog(sizes, times, "o-", markersize=3, label=name, color=COLORS[name])
             multiples = [t / limit for t, limit in zip(times, limits, strict=True)]
             below.loglog(sizes, multiples, "o-", markersize=3, color=COLORS[name])
-        above.set_title(f"{operation}, {some[0]['threads']} threads")
+        above.set_title(f"{operation}, {some[0]['layout']} float32, {some[0]['threads']} threads")
         below.set_xlabel("bytes of x")
         for a in (above, below):
             a.grid(alpha=0.3)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("times the limit")
     axes[0, 0].legend()
-    figure.savefig(folder / "size.png")
+    figure.savefig(folder / f"size-{results[0]['layout']}.png")
 
 
 def against_threads(results, folder):

@@ -84,10 +84,15 @@ QUICK = [
 ]
 
 
+def matches(row, pattern):
+    """Whether a row's name contains the pattern, in which * stands for anything, in upper or lower case."""
+    return fnmatchcase(row.name.casefold(), f"*{pattern.casefold()}*")
+
+
 def select(rows, patterns):
-    """The rows whose name contains one of the patterns, in which * stands for anything."""
+    """The rows whose name matches one of the patterns."""
     for pattern in patterns:
-        if not any(fnmatchcase(row.name, f"*{pattern}*") for row in rows):
+        if not any(matches(row, pattern) for row in rows):
             names = "\n  ".join(row.name for row in rows)
             raise UserError(f"--rows must match a row; got {pattern!r}; there are\n  {names}")
-    return [row for row in rows if not patterns or any(fnmatchcase(row.name, f"*{p}*") for p in patterns)]
+    return [row for row in rows if not patterns or any(matches(row, pattern) for pattern in patterns)]

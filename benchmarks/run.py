@@ -28,6 +28,7 @@ def parse():
     add_plots_option(parser)
     options = parser.parse_args()
     check(options)
+    options.operations = [operation for operation in contenders.OPERATIONS if operation in options.operations]
     options.repeats = options.repeats or (3 if options.quick else 25)
     options.rows = select(QUICK if options.quick else ROWS, options.rows)
     return options

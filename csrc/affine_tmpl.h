@@ -84,7 +84,7 @@ static void FN(mixed_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrd
     const int wide = FN(make_line)(mean, scale, shift).wide;
     for (ptrdiff_t i = at; i < end; i++)
         span.y[i] = wide ? FN(wide)(span.x[i], mean, scale, shift)
-                              : FN(narrow_of)(span.out, c, span.x[i]);
+                         : FN(narrow_of)(span.out, c, span.x[i]);
 }
 
 static void FN(mixed_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)

@@ -26,7 +26,7 @@ static void step_centers(struct cbn_job *job, const struct cbn_region *region, s
     }
 }
 
-static void raise(double *restrict to, const double *restrict part, const struct cbn_region *region)
+static void keep_most(double *restrict to, const double *restrict part, const struct cbn_region *region)
 {
     CBN_EACH_CHANNEL (region)
         to[c] = part[c] > to[c] ? part[c] : to[c];
@@ -35,20 +35,21 @@ static void raise(double *restrict to, const double *restrict part, const struct
 /* Whether dx = scale * dy - scale * slope * x + constant may be computed in float32. With D the largest |dy|, S the
  * most that what is taken off dy can be, and M >= |scale| (D - S) the largest |dx|: the roundings of the three numbers
  * and of the four operations add up to at most 2^-24 |scale| (3 D + 5 S), which for S <= D / 2 is 6.6e-7 M. Nothing may
- * over- or underflow on the way. */
+ * over- or underflow on the way: neither the numbers, nor the products. */
 static void find_near(struct cbn_job *job, const struct cbn_region *region)
 {
     const double *mean = job->mean, *scale = job->scale, *center = job->shift, *slope = job->slope;
     double *near = job->near, *most_x = job->parts.most_x, *most_dy = job->parts.most_dy;
     for (ptrdiff_t piece = 1; piece < job->plan.pieces; piece++) {
-        raise(most_x, most_x + piece * job->plan.channels, region);
-        raise(most_dy, most_dy + piece * job->plan.channels, region);
+        keep_most(most_x, most_x + piece * job->plan.channels, region);
+        keep_most(most_dy, most_dy + piece * job->plan.channels, region);
     }
     CBN_EACH_CHANNEL (region) {
         const double x = most_x[c], dy = most_dy[c], size = fabs(scale[c]);
+        const double of_x = size * fabs(slope[c]);
         const double taken = fabs(center[c]) + fabs(slope[c]) * (x + fabs(mean[c]));
         near[c] = (taken <= dy / 2) & (dy >= 0x1p-60) & (dy <= 0x1p60) & (size >= 0x1p-60) & (size <= 0x1p60) &
-                  (x * 0x1p-119 <= size * dy);
+                  (of_x <= 0x1p100) & (x * 0x1p-119 <= size * dy);
     }
 }
 
@@ -100,7 +101,8 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
     cbn_make_plan(&job.plan, outer, channels, inner);
     double **arrays[] = {&job.mean, &job.inv_std, &job.sum, &job.dot, &job.scale, &job.shift, &job.slope,
                          &job.anchor, &job.near};
-    if (cbn_job_alloc(&job, arrays, 9, 4))
+    const int is_float = dtype == CBN_FLOAT32; /* near, and the largest values, are for float32 only */
+    if (cbn_job_alloc(&job, arrays, is_float ? 9 : 8, is_float ? 4 : 2))
         return CBN_NO_MEMORY;
     memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
     memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);

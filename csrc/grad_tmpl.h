@@ -126,13 +126,13 @@ static void FN(advance_grad_spans)(struct cbn_output *out, ptrdiff_t values)
 static void FN(open_grad_spans)(struct cbn_output *out)
 {
     for (ptrdiff_t c = 0; c < out->block.channels; c++) {
-        const struct FN(near) near = FN(make_near)(out, c);
         out->column[0][c] = out->mean[c];
         out->column[1][c] = out->scale[c];
         out->column[2][c] = out->shift[c];
         out->column[3][c] = out->slope[c];
         if (T_IS_WIDE)
             continue;
+        const struct FN(near) near = FN(make_near)(out, c);
         out->near_column[0][c] = (float)near.of_dy;
         out->near_column[1][c] = (float)near.of_x;
         out->near_column[2][c] = (float)near.constant;

@@ -48,7 +48,7 @@ struct cbn_output {
     void *y;
     const double *mean, *scale, *shift, *slope, *near; /* by channel */
     ptrdiff_t chunk, sample, channel, at; /* position: first sample of the chunk, sample, and `at` in the current run */
-    /* Numbers by channel or by column. First mean, scale, shift, and slope or `wide`, in the type that the kernel
+    /* Numbers by channel or by column. First mean, scale, shift and slope, in the type that the kernel
      * computes in; then, for dx in float32, three numbers, bits of ones where they apply, and to how many columns
      * before each one they do. */
     _Alignas(64) double column[4][CBN_MAX_WIDTH];
@@ -114,6 +114,9 @@ struct cbn_plan {
     enum cbn_tasks tasks;
     int by_range; /* in turns, the threads share the channels; otherwise they share the samples */
 };
+/* Bytes of the second-level cache, of which a task's data may take a quarter: the next task's come in meanwhile. Tests
+ * set it, to have all plans on small arrays. */
+extern ptrdiff_t cbn_cache_bytes;
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
 /* `streams`: arrays that are read twice, and so are worth keeping in cache between the steps; 0 if none is */
 void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads);

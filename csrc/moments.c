@@ -26,8 +26,11 @@ void cbn_step_sums(struct cbn_job *job, const struct cbn_region *region, struct 
     struct cbn_block block;
     const size_t at = (size_t)cbn_block_of(&block, &job->plan, region) * job->ops->itemsize;
     const ptrdiff_t part = region->piece * job->plan.channels + region->first;
-    const struct cbn_sums to = {job->parts.sum + part, job->parts.dot + part, job->dy ? job->parts.most_x + part : NULL,
-                                job->dy ? job->parts.most_dy + part : NULL};
+    struct cbn_sums to = {job->parts.sum + part, job->parts.dot + part, NULL, NULL};
+    if (job->parts.most_x) {
+        to.most_x = job->parts.most_x + part;
+        to.most_dy = job->parts.most_dy + part;
+    }
     job->ops->sums[job->plan.layout](&to, job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
                                      job->anchor + region->first, &block, out);
 }

@@ -9,7 +9,7 @@
  * and merging a piece vanish, few enough to give every thread work when there are few channels. */
 #define PIECE_VALUES 16384
 #define PIECE_ROWS 128
-/* Most pieces per channel (about): bounds the partial sums to 1 KB per channel. */
+/* Most pieces per channel, within a factor of two: bounds the partial sums to 2 KB per channel, in backward 4 KB. */
 #define MOST_PIECES 64
 /* Planes smaller than this are summed across channels: a row would be mostly start and end. */
 #define SMALL_PLANE 64
@@ -90,15 +90,14 @@ void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, p
     plan->max_output_tile = plan->output_layout == CBN_ROWS ? least(channels, CBN_MAX_WIDTH) : plan->max_tile;
 }
 
-/* Bytes of the second-level cache, of which a task's data may take a quarter: the next task's come in meanwhile. */
-static ptrdiff_t cache_bytes = 1 << 20;
+ptrdiff_t cbn_cache_bytes = 1 << 20;
 
 __attribute__((constructor)) static void ask_cache_bytes(void)
 {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
     if (size > 0)
-        cache_bytes = size;
+        cbn_cache_bytes = size;
 #endif
 }
 
@@ -111,9 +110,9 @@ static ptrdiff_t even_ranges(ptrdiff_t channels, ptrdiff_t tile, int num_threads
 /* Tiles whose slab stays in cache between the steps, in runs that are long enough; TURNS where there are none. */
 static void plan_tiles(struct cbn_plan *plan, ptrdiff_t run, ptrdiff_t slab, int num_threads)
 {
-    const ptrdiff_t channels = plan->channels, shortest = parts_of(RUN_BYTES, run), room = cache_bytes / 4;
+    const ptrdiff_t channels = plan->channels, shortest = parts_of(RUN_BYTES, run), room = cbn_cache_bytes / 4;
     const ptrdiff_t groups = plan->pieces / plan->inner_pieces;
-    if (num_threads > 1 && plan->layout == CBN_ROWS && slab > room &&
+    if (num_threads > 1 && num_threads <= groups && plan->layout == CBN_ROWS && slab > room &&
         8 * parts_of(groups, num_threads) * num_threads <= 9 * groups) {
         plan->tile = most(1, least(most(room * num_threads / slab, shortest), plan->max_tile));
         plan->tasks = CBN_SHARED;
@@ -132,14 +131,14 @@ static void plan_tiles(struct cbn_plan *plan, ptrdiff_t run, ptrdiff_t slab, int
      * over all samples, so that a slab beyond the cache is nothing but short runs. */
     const ptrdiff_t tasks = parts_of(channels, tile);
     if (2 * num_threads * parts_of(tasks, num_threads) <= 3 * tasks &&
-        (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cache_bytes))
+        (plan->layout == CBN_ROWS || num_threads == 1 || tile * slab <= 2 * cbn_cache_bytes))
         plan->tasks = CBN_TILES;
 }
 
 void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads)
 {
     const ptrdiff_t channels = plan->channels, run = plan->inner * (ptrdiff_t)itemsize;
-    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cache_bytes;
+    plan->streaming = plan->outer * channels * run >= STREAMING_CACHES * cbn_cache_bytes;
     plan->tasks = CBN_TURNS;
     plan->by_range = 0;
     plan->chunk = streams > 0 ? plan->piece_outer : plan->outer;

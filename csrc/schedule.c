@@ -173,6 +173,8 @@ static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int cou
                     steps[s].run(job, &part, &out);
                 }
             else if (steps[s].kind == CBN_OUTPUT) {
+                if (group == end_group)
+                    continue;
                 const struct cbn_region part =
                     samples_of(plan, region, group * plan->piece_outer, end_group * plan->piece_outer);
                 cbn_advance(&out, PTRDIFF_MAX);
@@ -225,6 +227,15 @@ static void run_output(struct cbn_job *job, const struct cbn_step *step, struct 
     }
 }
 
+/* How many threads can have work. */
+static ptrdiff_t tasks_of(const struct cbn_plan *plan)
+{
+    const ptrdiff_t tiles = ranges(plan, plan->tile);
+    if (plan->tasks == CBN_SHARED)
+        return plan->pieces / plan->inner_pieces;
+    return plan->tasks == CBN_TILES ? tiles : plan->pieces * tiles;
+}
+
 /* All steps in turn; each waits for all threads to finish the one before. */
 static void run_turns(struct cbn_job *job, const struct cbn_step *steps, int count, struct team team)
 {
@@ -265,15 +276,11 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
     if (num_threads > worthwhile)
         num_threads = worthwhile > 1 ? (int)worthwhile : 1;
     cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
-#ifdef _OPENMP
-    const ptrdiff_t tiles = ranges(plan, plan->tile);
-    const ptrdiff_t tasks = plan->tasks == CBN_TILES    ? tiles
-                            : plan->tasks == CBN_SHARED ? plan->pieces / plan->inner_pieces
-                                                        : plan->pieces * tiles;
-    if (num_threads > tasks) {
-        num_threads = (int)tasks;
+    while (num_threads > tasks_of(plan)) { /* a plan for fewer threads may be of another kind, with fewer tasks still */
+        num_threads = (int)tasks_of(plan);
         cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
     }
+#ifdef _OPENMP
     if (num_threads > 1) {
 #pragma omp parallel num_threads(num_threads)
         {

@@ -75,7 +75,7 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, struct cbn_most *mo
         CBN_LOAD(sum, v) += s[v];
         CBN_LOAD(dot, v) += q[v];
     }
-    if (dy)
+    if (dy && !T_IS_WIDE)
         cbn_raise_f32(most, (const float *)m.dy, (const float *)m.x);
 }
 
@@ -86,7 +86,7 @@ static CBN_INLINE void FN(sums_rows_of)(const struct cbn_sums *to, const T *dy, 
     _Alignas(CBN_LINE_BYTES) double s[CBN_MAX_LANED_CHANNELS][CBN_LANES], q[CBN_MAX_LANED_CHANNELS][CBN_LANES];
     memset(s, 0, (size_t)b->channels * sizeof *s);
     memset(q, 0, (size_t)b->channels * sizeof *q);
-    if (dy)
+    if (dy && !T_IS_WIDE)
         memset(most, 0, (size_t)b->channels * sizeof *most);
     for (ptrdiff_t o = 0; o < b->outer; o++)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
@@ -103,7 +103,7 @@ static CBN_INLINE void FN(sums_rows_of)(const struct cbn_sums *to, const T *dy, 
     for (ptrdiff_t c = 0; c < b->channels; c++) {
         to->sum[c] = cbn_fold_lanes(s[c]);
         to->dot[c] = cbn_fold_lanes(q[c]);
-        if (dy) {
+        if (dy && !T_IS_WIDE) {
             to->most_x[c] = cbn_most_of((const float *)most[c].x, CBN_LANES);
             to->most_dy[c] = cbn_most_of((const float *)most[c].dy, CBN_LANES);
         }
@@ -176,7 +176,7 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const T *d
         centered |= anchor[c] != 0;
     memset(s, 0, (size_t)width * sizeof *s);
     memset(q, 0, (size_t)width * sizeof *q);
-    if (dy) {
+    if (dy && !T_IS_WIDE) {
         memset(most_x, 0, (size_t)width * sizeof *most_x);
         memset(most_dy, 0, (size_t)width * sizeof *most_dy);
     }
@@ -194,7 +194,7 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const T *d
                         rest * group, 1, meanwhile);
     cbn_gather(to->sum, s, b);
     cbn_gather(to->dot, q, b);
-    if (dy) {
+    if (dy && !T_IS_WIDE) {
         cbn_gather_most(to->most_x, most_x, b);
         cbn_gather_most(to->most_dy, most_dy, b);
     }

@@ -22,6 +22,7 @@ SHAPES = [
     ("one-column", (200001, 1), 1),
     ("small", (5, 3, 4, 5), 1),
     ("streaming", (3, 5, 600, 601), 1),
+    ("shared-tiles", (8, 3, 256, 256), 1),
 ]
 IDS = [name for name, _, _ in SHAPES]
 
@@ -91,6 +92,15 @@ def test_alignment(shape, axis, isa):
     for elements in (0, 1, 7):
         out = at_offset(x, elements)
         np.testing.assert_array_equal(cbn.batch_norm(x, training=True, axis=axis, out=out), y)
+
+
+@pytest.mark.parametrize("shape", [(10, 11, 128, 128), (8, 3, 256, 256), (33, 40, 31, 31)])
+def test_many_threads_and_anchors_that_are_far(shape, isa):
+    """Sums that are taken twice, and more threads than some cuts of the array have work for."""
+    x, dy = filled(shape, 1, np.float32, "far-start"), filled(shape, 1, np.float32, seed=4)
+    expected = everything(x, dy, 1, 1)
+    for num_threads in (2, 9, 16):
+        assert everything(x, dy, 1, num_threads) == expected, num_threads
 
 
 def test_every_run_is_the_same():

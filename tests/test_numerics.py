@@ -183,6 +183,24 @@ def test_gradient_around_the_edge_of_float32(shape, axis, strength, distribution
         hold(x, axis, dy=(gradient(x, axis, strength) * scale).astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("size", "deviation", "weight"),
+    [(2.0**-59, 2.0**50, 1), (2.0**-58, 2.0**40, 1), (1e-30, 1, 1e-21), (1e-36, 1, 1e-25), (1e30, 1e-15, 1e17)],
+)
+def test_gradient_whose_slope_float32_cannot_hold(size, deviation, weight):
+    """x of one tiny or huge size: weight * inv_std**2 * dweight / n overflows float32 where dx itself does not."""
+    rng = np.random.default_rng(0)
+    sign = rng.choice([-1.0, 1.0], (64, 3, 20, 20))
+    x = (size * sign).astype(np.float32)
+    dy = (deviation * (rng.choice([-1.0, 1.0], x.shape) + 0.45 * sign)).astype(np.float32)
+    weight = np.full(3, weight, np.float32)
+    _, mean, inv_std = cbn.batch_norm_forward(x, eps=0)
+    dx, _, _ = cbn.batch_norm_backward(dy, x, mean, inv_std, weight)
+    exact, _, _ = reference.batch_norm_backward(*(a.astype(np.float64) for a in (dy, x, mean, inv_std, weight)))
+    assert np.isfinite(dx).all()
+    assert np.abs(dx - exact).max() <= 1e-6 * np.abs(exact).max()
+
+
 def exact_pairs(shape, axis, dtype, seed=0):
     """Values m + d and m - d with dyadic m and d: the mean is m and the variance a mean of squares, both exact."""
     rng = np.random.default_rng(seed)

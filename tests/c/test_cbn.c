@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cbn.h"
+#include "../../csrc/internal.h"
 
 #define CHECK(condition)                                                                                              \
     do {                                                                                                              \
@@ -21,7 +21,12 @@ static const ptrdiff_t SHAPES[][3] = {
     {2, 1, 1},    {3, 17, 1},   {65, 3, 1},   {40, 1025, 1}, {700, 255, 1}, {9000, 5, 1},  {5, 3, 8},
     {2, 70, 15},  {7, 2, 16},   {1, 3, 49},   {6, 33, 49},   {4, 5, 64},    {2, 3, 2145},  {1, 2, 90300},
     {30, 2, 4900}, {2, 130, 65}, {1, 1, 2},    {33, 1, 1},    {1, 9, 8},     {3, 5, 360600},
+    {10, 11, 16384}, {8, 3, 70000},
 };
+/* second-level caches, so that small arrays, too, are cut in every way */
+static const ptrdiff_t CACHES[] = {1 << 21, 1 << 16, 1 << 12};
+static const int THREADS[] = {1, 2, 3, 5, 7, 16};
+
 static int passed;
 
 static size_t itemsize(enum cbn_dtype dtype)
@@ -49,6 +54,18 @@ static void *filled(enum cbn_dtype dtype, ptrdiff_t count, unsigned seed, double
     return array;
 }
 
+/* The first values of the first channel are no sample of it, so that large channels are summed twice. */
+static void *filled_x(enum cbn_dtype dtype, const ptrdiff_t *n)
+{
+    void *x = filled(dtype, n[0] * n[1] * n[2], 1, 3);
+    for (ptrdiff_t i = 0; i < n[2] && i < 16; i++)
+        if (dtype == CBN_FLOAT32)
+            ((float *)x)[i] += 1000;
+        else
+            ((double *)x)[i] += 1000;
+    return x;
+}
+
 /* All outputs of all functions for one shape, one after the other in one buffer of bytes. */
 struct outputs {
     unsigned char *bytes;
@@ -68,7 +85,7 @@ static struct outputs run(enum cbn_dtype dtype, const ptrdiff_t *n, int threads)
     const ptrdiff_t outer = n[0], channels = n[1], inner = n[2], size = outer * channels * inner;
     const size_t bytes = (size_t)size * itemsize(dtype), doubles = (size_t)channels * sizeof(double);
     const size_t params = (size_t)channels * itemsize(dtype);
-    void *x = filled(dtype, size, 1, 3), *dy = filled(dtype, size, 2, -0.5);
+    void *x = filled_x(dtype, n), *dy = filled(dtype, size, 2, -0.5);
     /* one element off an aligned address, where a vector store must not be */
     unsigned char *room = malloc(bytes + itemsize(dtype)), *y = room + itemsize(dtype) * (size_t)(threads % 3 == 0);
     void *weight = filled(dtype, channels, 3, 0), *bias = filled(dtype, channels, 4, 0);
@@ -99,7 +116,7 @@ static struct outputs run(enum cbn_dtype dtype, const ptrdiff_t *n, int threads)
 /* mean and m2 of the first output against a plain loop */
 static void check_moments(enum cbn_dtype dtype, const ptrdiff_t *n, const double *mean, const double *m2)
 {
-    void *x = filled(dtype, n[0] * n[1] * n[2], 1, 3);
+    void *x = filled_x(dtype, n);
     for (ptrdiff_t c = 0; c < n[1]; c++) {
         long double sum = 0, squares = 0;
         for (int pass = 0; pass < 2; pass++)
@@ -121,9 +138,10 @@ static void check_shape(enum cbn_dtype dtype, const ptrdiff_t *n)
 {
     struct outputs first = {0};
     for (int isa = 0; cbn_available_isa(isa); isa++)
-        for (int threads = 1; threads <= 7; threads += 2) {
+        for (size_t t = 0; t < sizeof THREADS / sizeof *THREADS; t++) {
             CHECK(cbn_select_isa(cbn_available_isa(isa)) == 0);
-            struct outputs out = run(dtype, n, threads);
+            cbn_cache_bytes = CACHES[((size_t)isa + t) % (sizeof CACHES / sizeof *CACHES)];
+            struct outputs out = run(dtype, n, THREADS[t]);
             if (first.bytes == NULL) {
                 first = out;
                 check_moments(dtype, n, (double *)out.bytes, (double *)out.bytes + n[1]);
