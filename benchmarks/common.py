@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-
 MOST_THREADS = 65536  # cbn's own limit
 
 

@@ -168,10 +168,10 @@ static void FN(open_columns)(struct cbn_output *out)
     const int wide = FN(make_lines)(out);
     for (int k = 0; k < 3; k++) {
         T *numbers = (T *)out->column[k];
-        /* from the last on, since they stand before their places */
-        for (ptrdiff_t c = b->channels - 1; c >= 0 && b->inner > 1; c--)
-            for (ptrdiff_t i = b->inner - 1; i >= 0; i--)
-                numbers[c * b->inner + i] = numbers[c];
+        if (b->inner > 1) /* from the last on, since they stand before their places */
+            for (ptrdiff_t c = b->channels - 1; c >= 0; c--)
+                for (ptrdiff_t i = b->inner - 1; i >= 0; i--)
+                    numbers[c * b->inner + i] = numbers[c];
         for (ptrdiff_t f = 1; f < b->fold; f++)
             memcpy(numbers + f * group, numbers, (size_t)group * sizeof *numbers);
     }

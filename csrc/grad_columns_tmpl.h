@@ -117,57 +117,66 @@ static void FN(advance_mixed_grad)(struct cbn_output *out, ptrdiff_t values)
     FN(advance_columns)(out, values, FN(write_mixed_grad));
 }
 
-/* The near numbers of every column, and, for a block that is mixed, the mask and the counts. */
-static CBN_INLINE void FN(spread_near)(struct cbn_output *out, int mixed)
+static CBN_INLINE void FN(set_near)(struct cbn_output *out, ptrdiff_t j, struct FN(near) near)
+{
+    out->near_column[0][j] = (float)near.of_dy;
+    out->near_column[1][j] = (float)near.of_x;
+    out->near_column[2][j] = (float)near.constant;
+}
+
+/* The near numbers of every column. */
+static CBN_INLINE void FN(spread_near)(struct cbn_output *out)
 {
     const struct cbn_block *b = &out->block;
     const ptrdiff_t group = b->channels * b->inner;
-    float(*const numbers)[CBN_MAX_WIDTH] = out->near_column;
     if (b->inner == 1)
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            FN(set_near)(out, c, FN(make_near)(out, c));
+    else
         for (ptrdiff_t c = 0; c < b->channels; c++) {
             const struct FN(near) near = FN(make_near)(out, c);
-            numbers[0][c] = (float)near.of_dy;
-            numbers[1][c] = (float)near.of_x;
-            numbers[2][c] = (float)near.constant;
-        }
-    else
-        for (ptrdiff_t c = 0, j = 0; c < b->channels; c++) {
-            const struct FN(near) near = FN(make_near)(out, c);
-            for (const ptrdiff_t end = j + b->inner; j < end; j++) {
-                numbers[0][j] = (float)near.of_dy;
-                numbers[1][j] = (float)near.of_x;
-                numbers[2][j] = (float)near.constant;
-            }
+            for (ptrdiff_t i = 0; i < b->inner; i++)
+                FN(set_near)(out, c * b->inner + i, near);
         }
     for (ptrdiff_t f = 1; f < b->fold; f++)
         for (int k = 0; k < 3; k++)
-            memcpy(numbers[k] + f * group, numbers[k], (size_t)group * sizeof(float));
+            memcpy(out->near_column[k] + f * group, out->near_column[k], (size_t)group * sizeof(float));
+}
+
+/* The mask and the counts of a block that is mixed. */
+static CBN_INLINE void FN(mark_near)(struct cbn_output *out)
+{
+    const struct cbn_block *b = &out->block;
+    ptrdiff_t j = 0;
     out->near_before[0] = 0;
-    for (ptrdiff_t f = 0, j = 0; f < b->fold && mixed; f++)
+    for (ptrdiff_t f = 0; f < b->fold; f++)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
             const int near = out->near[c] != 0;
             for (ptrdiff_t i = 0; i < b->inner; i++, j++) {
                 out->near_before[j + 1] = (uint16_t)(out->near_before[j] + near);
-                memset(&numbers[3][j], near ? 0xff : 0, sizeof numbers[3][j]);
+                memset(&out->near_column[3][j], near ? 0xff : 0, sizeof out->near_column[3][j]);
             }
         }
 }
 
 static void FN(open_grad_columns)(struct cbn_output *out)
 {
+    const struct cbn_block *b = &out->block;
     ptrdiff_t near = 0;
-    for (ptrdiff_t c = 0; c < out->block.channels && !T_IS_WIDE; c++)
-        near += out->near[c] != 0;
+    if (!T_IS_WIDE)
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            near += out->near[c] != 0;
     if (near > 0)
-        FN(spread_near)(out, near < out->block.channels);
-    if (near < out->block.channels) {
-        cbn_spread(out->column[0], out->mean, &out->block);
-        cbn_spread(out->column[1], out->scale, &out->block);
-        cbn_spread(out->column[2], out->shift, &out->block);
-        cbn_spread(out->column[3], out->slope, &out->block);
+        FN(spread_near)(out);
+    if (near == b->channels) {
+        cbn_open(out, FN(advance_near_grad));
+        return;
     }
-    if (T_IS_WIDE || near == 0)
-        cbn_open(out, FN(advance_wide_grad));
-    else
-        cbn_open(out, near < out->block.channels ? FN(advance_mixed_grad) : FN(advance_near_grad));
+    cbn_spread(out->column[0], out->mean, b);
+    cbn_spread(out->column[1], out->scale, b);
+    cbn_spread(out->column[2], out->shift, b);
+    cbn_spread(out->column[3], out->slope, b);
+    if (near > 0)
+        FN(mark_near)(out);
+    cbn_open(out, near > 0 ? FN(advance_mixed_grad) : FN(advance_wide_grad));
 }

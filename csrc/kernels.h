@@ -199,10 +199,12 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
     for (ptrdiff_t f = 1; f < b->fold; f++)
         for (ptrdiff_t j = 0; j < group; j++)
             column[j] = column[f * group + j] > column[j] ? column[f * group + j] : column[j];
-    for (ptrdiff_t c = 0; c < b->channels && b->inner > 1; c++)
-        channel[c] = cbn_most_of(column + c * b->inner, b->inner);
-    for (ptrdiff_t c = 0; c < b->channels && b->inner == 1; c++)
-        channel[c] = (double)column[c];
+    if (b->inner == 1)
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            channel[c] = (double)column[c];
+    else
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            channel[c] = cbn_most_of(column + c * b->inner, b->inner);
 }
 
 #define T float

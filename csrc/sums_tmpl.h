@@ -110,10 +110,16 @@ static CBN_INLINE void FN(sums_rows_of)(const struct cbn_sums *to, const T *dy, 
     }
 }
 
+/* What belongs to each column. */
+struct FN(accumulators) {
+    double *sum, *dot;
+    float *most_x, *most_dy;
+    const double *anchor;
+};
+
 /* `rows` rows of `width` columns, each column from zero and then onto its own sum */
-static CBN_INLINE void FN(add_columns)(double *sum, double *dot, float *most_dy, float *most_x, const T *dy, const T *x,
-                                       const double *anchor, ptrdiff_t rows, ptrdiff_t stride, ptrdiff_t width,
-                                       int centered, struct cbn_output *meanwhile)
+static CBN_INLINE void FN(add_columns)(struct FN(accumulators) to, const T *dy, const T *x, ptrdiff_t rows,
+                                       ptrdiff_t stride, ptrdiff_t width, int centered, struct cbn_output *meanwhile)
 {
     /* the next rows, if they find room next to these */
     const ptrdiff_t ahead = rows * stride <= CBN_PREFETCH_MOST ? rows * stride : 0;
@@ -123,7 +129,7 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, float *most_dy,
         struct cbn_most m = {{{0}}, {{0}}};
         CBN_EACH_VEC {
             s[v] = q[v] = (cbn_vec){0};
-            k[v] = CBN_LOAD(anchor + j, v);
+            k[v] = CBN_LOAD(to.anchor + j, v);
         }
         for (ptrdiff_t r = 0; r < rows; r++) {
             const ptrdiff_t at = r * stride + j;
@@ -135,13 +141,13 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, float *most_dy,
             FN(add_lanes)(s, q, &m, dy ? dy + at : NULL, x + at, centered ? k : NULL);
         }
         CBN_EACH_VEC {
-            CBN_LOAD(sum + j, v) += s[v];
-            CBN_LOAD(dot + j, v) += q[v];
+            CBN_LOAD(to.sum + j, v) += s[v];
+            CBN_LOAD(to.dot + j, v) += q[v];
         }
         if (dy && !T_IS_WIDE) {
-            cbn_raise_f32(&m, most_dy + j, most_x + j);
-            memcpy(most_dy + j, m.dy, sizeof m.dy);
-            memcpy(most_x + j, m.x, sizeof m.x);
+            cbn_raise_f32(&m, to.most_dy + j, to.most_x + j);
+            memcpy(to.most_dy + j, m.dy, sizeof m.dy);
+            memcpy(to.most_x + j, m.x, sizeof m.x);
         }
         due += rows * CBN_LANES;
         if (due >= (dy ? CBN_CHUNK / 2 : CBN_CHUNK) || j + 2 * CBN_LANES > width) {
@@ -152,15 +158,15 @@ static CBN_INLINE void FN(add_columns)(double *sum, double *dot, float *most_dy,
     for (; j < width; j++) {
         double s = 0, q = 0;
         for (ptrdiff_t r = 0; r < rows; r++) {
-            const double d = (double)x[r * stride + j] - anchor[j];
+            const double d = (double)x[r * stride + j] - to.anchor[j];
             const double g = dy ? (double)dy[r * stride + j] : d;
             s += g;
             q += g * d;
             if (dy)
-                FN(raise_one)(most_dy + j, most_x + j, dy[r * stride + j], x[r * stride + j]);
+                FN(raise_one)(to.most_dy + j, to.most_x + j, dy[r * stride + j], x[r * stride + j]);
         }
-        sum[j] += s;
-        dot[j] += q;
+        to.sum[j] += s;
+        to.dot[j] += q;
     }
 }
 
@@ -181,17 +187,18 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const T *d
         memset(most_dy, 0, (size_t)width * sizeof *most_dy);
     }
     cbn_spread(k, anchor, b);
+    const struct FN(accumulators) columns = {s, q, most_x, most_dy, k};
     /* a few rows at a time: long runs through memory, short chains of additions */
     for (ptrdiff_t r = 0; r < rows; r += CBN_ROWS_AT_ONCE) {
         const ptrdiff_t at = r * stride, some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
         if (centered)
-            FN(add_columns)(s, q, most_dy, most_x, dy ? dy + at : NULL, x + at, k, some, stride, width, 1, meanwhile);
+            FN(add_columns)(columns, dy ? dy + at : NULL, x + at, some, stride, width, 1, meanwhile);
         else
-            FN(add_columns)(s, q, most_dy, most_x, dy ? dy + at : NULL, x + at, k, some, stride, width, 0, meanwhile);
+            FN(add_columns)(columns, dy ? dy + at : NULL, x + at, some, stride, width, 0, meanwhile);
     }
     if (rest)
-        FN(add_columns)(s, q, most_dy, most_x, dy ? dy + rows * stride : NULL, x + rows * stride, k, 1, stride,
-                        rest * group, 1, meanwhile);
+        FN(add_columns)(columns, dy ? dy + rows * stride : NULL, x + rows * stride, 1, stride, rest * group, 1,
+                        meanwhile);
     cbn_gather(to->sum, s, b);
     cbn_gather(to->dot, q, b);
     if (dy && !T_IS_WIDE) {
