@@ -43,7 +43,7 @@ static CBN_INLINE void FN(add_row)(double *sum, double *dot, struct cbn_most *mo
     const ptrdiff_t chunk = dy ? CBN_CHUNK / 2 : CBN_CHUNK;
     ptrdiff_t i = 0;
     while (i + CBN_LANES <= length) {
-        const ptrdiff_t start = i, end = length - i < chunk ? length : i + chunk;
+        const ptrdiff_t start = i, end = length - i < chunk + chunk / 2 ? length : i + chunk;
         for (; i + CBN_LANES <= end; i += CBN_LANES) {
             cbn_prefetch(x + i + CBN_PREFETCH);
             if (dy)
