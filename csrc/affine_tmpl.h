@@ -8,9 +8,9 @@
 static CBN_INLINE struct cbn_line FN(make_line)(double mean, double scale, double bias)
 {
     const double near = (double)(T)mean, shift = T_IS_WIDE ? bias : bias - (mean - near) * scale, size = fabs(scale);
-    const int fits = (fabs(mean) <= 0x1p100) & (fabs(shift) <= 0x1p100) &
-                     (((size >= 0x1p-100) & (size <= 0x1p100)) | (size == 0));
-    return (struct cbn_line){near, scale, shift, !T_IS_WIDE && !fits};
+    const int64_t fits = (fabs(mean) <= 0x1p100) & (fabs(shift) <= 0x1p100) &
+                         (((size >= 0x1p-100) & (size <= 0x1p100)) | (size == 0));
+    return (struct cbn_line){near, scale, shift, T_IS_WIDE ? 0 : fits ^ 1};
 }
 
 /* The lines of all channels of a block, for lines that are not wide; 1 if any is. */
@@ -19,14 +19,14 @@ static CBN_INLINE int FN(make_lines)(struct cbn_output *out)
     const double *mean = out->mean, *scale = out->scale, *shift = out->shift;
     const ptrdiff_t channels = out->block.channels;
     T *near = (T *)out->column[0], *of_x = (T *)out->column[1], *rest = (T *)out->column[2];
-    double wide = 0;
+    int64_t wide = 0; /* as wide as the doubles, for vectors */
     CBN_IVDEP
     for (ptrdiff_t c = 0; c < channels; c++) {
         const struct cbn_line line = FN(make_line)(mean[c], scale[c], shift[c]);
         near[c] = (T)line.mean;
         of_x[c] = (T)line.scale;
         rest[c] = (T)line.shift;
-        wide = line.wide ? 1 : wide;
+        wide |= line.wide;
     }
     return wide != 0;
 }
@@ -81,7 +81,7 @@ static void FN(advance_affine_spans)(struct cbn_output *out, ptrdiff_t values)
 static void FN(mixed_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
 {
     const double mean = span.out->mean[c], scale = span.out->scale[c], shift = span.out->shift[c];
-    const int wide = FN(make_line)(mean, scale, shift).wide;
+    const int64_t wide = FN(make_line)(mean, scale, shift).wide;
     for (ptrdiff_t i = at; i < end; i++)
         span.y[i] = wide ? FN(wide)(span.x[i], mean, scale, shift)
                          : FN(narrow_of)(span.out, c, span.x[i]);

@@ -48,8 +48,9 @@ static void find_near(struct cbn_job *job, const struct cbn_region *region)
         const double x = most_x[c], dy = most_dy[c], size = fabs(scale[c]);
         const double of_x = size * fabs(slope[c]);
         const double taken = fabs(center[c]) + fabs(slope[c]) * (x + fabs(mean[c]));
-        near[c] = (taken <= dy / 2) & (dy >= 0x1p-60) & (dy <= 0x1p60) & (size >= 0x1p-60) & (size <= 0x1p60) &
-                  (of_x <= 0x1p100) & (x * 0x1p-119 <= size * dy);
+        const int64_t fits = (taken <= dy / 2) & (dy >= 0x1p-60) & (dy <= 0x1p60) & (size >= 0x1p-60) &
+                             (size <= 0x1p60) & (of_x <= 0x1p100) & (x * 0x1p-119 <= size * dy);
+        near[c] = fits ? 1 : 0;
     }
 }
 

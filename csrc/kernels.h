@@ -130,18 +130,21 @@ static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
 /* One channel's y = (x - mean) * scale + shift, in double if `wide`. */
 struct cbn_line {
     double mean, scale, shift;
-    int wide;
+    int64_t wide;
 };
 
 /* one value per channel to one per column */
 static CBN_INLINE void cbn_spread(double *column, const double *channel, const struct cbn_block *b)
 {
-    for (ptrdiff_t f = 0; f < b->fold; f++)
-        for (ptrdiff_t c = 0; c < b->channels; c++, column += b->inner) {
-            const double value = channel[c];
+    const ptrdiff_t group = b->channels * b->inner;
+    if (b->inner == 1)
+        memcpy(column, channel, (size_t)group * sizeof *column);
+    else
+        for (ptrdiff_t c = 0; c < b->channels; c++)
             for (ptrdiff_t i = 0; i < b->inner; i++)
-                column[i] = value;
-        }
+                column[c * b->inner + i] = channel[c];
+    for (ptrdiff_t f = 1; f < b->fold; f++)
+        memcpy(column + f * group, column, (size_t)group * sizeof *column);
 }
 
 /* The sum of n values, by way of lanes; the last lanes without the values that were taken before. */
