@@ -164,7 +164,8 @@ def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=T
     -----
     Ioffe & Szegedy 2015, section 3. Sums are computed in float64, and so is dx where little is left of dy; elsewhere
     float32 is enough for float32 input. dx is within 1e-6 of the largest abs(dx) of its channel for float32, dweight
-    and dbias within 5e-6 * max(largest over channels, sqrt(n)). dy and x are read twice, dx is written once. An empty batch has zero gradients.
+    and dbias within 5e-6 * max(largest over channels, sqrt(n)). dy and x are read twice, dx is written once. An
+    empty batch has zero gradients.
 
     Examples
     --------
