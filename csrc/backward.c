@@ -57,7 +57,7 @@ static void find_near(struct cbn_job *job, const struct cbn_region *region)
 static void step_gradients(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double count = (double)(job->plan.outer * job->plan.inner), training = job->training ? 1 : 0;
+    const double count = cbn_count_of(job), training = job->training ? 1 : 0;
     const double *mean = job->mean, *inv_std = job->inv_std, *anchor = job->anchor;
     double *dbias = job->sum, *dweight = job->dot, *scale = job->scale, *center = job->shift, *slope = job->slope;
     cbn_merge_parts(job, region);

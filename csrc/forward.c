@@ -26,7 +26,7 @@ static void set_lines(struct cbn_job *job, const double *inv_std, const struct c
 static void step_batch_line(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double count = (double)(job->plan.outer * job->plan.inner), eps = job->eps, *m2 = job->m2;
+    const double count = cbn_count_of(job), eps = job->eps, *m2 = job->m2;
     double *inv_std = job->inv_std;
     CBN_EACH_CHANNEL (region)
         inv_std[c] = inverse_std(m2[c] / count, eps);

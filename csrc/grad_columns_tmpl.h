@@ -117,13 +117,6 @@ static void FN(advance_mixed_grad)(struct cbn_output *out, ptrdiff_t values)
     FN(advance_columns)(out, values, FN(write_mixed_grad));
 }
 
-static CBN_INLINE void FN(set_near)(struct cbn_output *out, ptrdiff_t j, struct FN(near) near)
-{
-    out->near_column[0][j] = (float)near.of_dy;
-    out->near_column[1][j] = (float)near.of_x;
-    out->near_column[2][j] = (float)near.constant;
-}
-
 /* The near numbers of every column. */
 static CBN_INLINE void FN(spread_near)(struct cbn_output *out)
 {

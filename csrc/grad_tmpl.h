@@ -28,17 +28,28 @@ static CBN_INLINE struct FN(near) FN(make_near)(const struct cbn_output *out, pt
     return (struct FN(near)){(T)scale, (T)-(scale * slope), (T)(scale * (slope * out->mean[c] - out->shift[c]))};
 }
 
+static CBN_INLINE void FN(set_near)(struct cbn_output *out, ptrdiff_t j, struct FN(near) near)
+{
+    out->near_column[0][j] = (float)near.of_dy;
+    out->near_column[1][j] = (float)near.of_x;
+    out->near_column[2][j] = (float)near.constant;
+}
+
+static CBN_INLINE struct FN(near) FN(get_near)(const struct cbn_output *out, ptrdiff_t j)
+{
+    return (struct FN(near)){(T)out->near_column[0][j], (T)out->near_column[1][j], (T)out->near_column[2][j]};
+}
+
 /* --- spans: column has mean, scale, center and slope by channel, near_column the near numbers --- */
 
 static CBN_INLINE void FN(grad_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
 {
     const struct cbn_output *out = span.out;
     if (!T_IS_WIDE && out->near[c] != 0) {
-        const T of_dy = (T)out->near_column[0][c], of_x = (T)out->near_column[1][c];
-        const T constant = (T)out->near_column[2][c];
+        const struct FN(near) near = FN(get_near)(out, c);
         CBN_IVDEP
         for (ptrdiff_t i = at; i < end; i++)
-            span.y[i] = span.dy[i] * of_dy + (span.x[i] * of_x + constant);
+            span.y[i] = span.dy[i] * near.of_dy + (span.x[i] * near.of_x + near.constant);
         return;
     }
     CBN_IVDEP
@@ -49,13 +60,13 @@ static CBN_INLINE void FN(grad_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_
 
 static CBN_INLINE void FN(near_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
 {
-    const struct cbn_output *out = span.out;
-    const T of_dy = (T)out->near_column[0][c], of_x = (T)out->near_column[1][c], constant = (T)out->near_column[2][c];
+    const struct FN(near) near = FN(get_near)(span.out, c);
     for (; at < end; at += LINE) {
         FN(prefetch_inputs)(span.dy + at, span.x + at);
-        for (ptrdiff_t i = 0; i < LINE; i += TVEC)
-            FN(put)(span.y + at + i, FN(load)(span.dy + at + i) * of_dy + (FN(load)(span.x + at + i) * of_x + constant),
-                    streaming);
+        for (ptrdiff_t i = 0; i < LINE; i += TVEC) {
+            const FN(tvec) line = FN(load)(span.x + at + i) * near.of_x + near.constant;
+            FN(put)(span.y + at + i, FN(load)(span.dy + at + i) * near.of_dy + line, streaming);
+        }
     }
 }
 
@@ -130,12 +141,8 @@ static void FN(open_grad_spans)(struct cbn_output *out)
         out->column[1][c] = out->scale[c];
         out->column[2][c] = out->shift[c];
         out->column[3][c] = out->slope[c];
-        if (T_IS_WIDE)
-            continue;
-        const struct FN(near) near = FN(make_near)(out, c);
-        out->near_column[0][c] = (float)near.of_dy;
-        out->near_column[1][c] = (float)near.of_x;
-        out->near_column[2][c] = (float)near.constant;
+        if (!T_IS_WIDE)
+            FN(set_near)(out, c, FN(make_near)(out, c));
     }
     cbn_open(out, FN(advance_grad_spans));
 }

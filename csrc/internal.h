@@ -144,6 +144,12 @@ struct cbn_job {
     void *workspace;
 };
 
+/* Values of each channel. */
+static inline double cbn_count_of(const struct cbn_job *job)
+{
+    return (double)(job->plan.outer * job->plan.inner);
+}
+
 /* A step on the channels of a region, on one piece of them, or on any part of the output. PER_PIECE advances `out`,
  * OUTPUT opens it. */
 typedef void cbn_step_fn(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out);

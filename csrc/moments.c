@@ -52,15 +52,10 @@ void cbn_merge_parts(struct cbn_job *job, const struct cbn_region *region)
     }
 }
 
-static double count_of(const struct cbn_job *job)
-{
-    return (double)(job->plan.outer * job->plan.inner);
-}
-
 /* Mean and m2 from the merged sums. */
 static void finish(struct cbn_job *job, const struct cbn_region *region)
 {
-    const double *sum = job->sum, *dot = job->dot, *anchor = job->anchor, count = count_of(job);
+    const double *sum = job->sum, *dot = job->dot, *anchor = job->anchor, count = cbn_count_of(job);
     double *mean = job->mean, *m2 = job->m2;
     cbn_merge_parts(job, region);
     CBN_EACH_CHANNEL (region) {
@@ -73,7 +68,7 @@ static void finish(struct cbn_job *job, const struct cbn_region *region)
 void cbn_step_moments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double *sum = job->sum, *dot = job->dot, *mean = job->mean, count = count_of(job), limit = job->ops->far;
+    const double *sum = job->sum, *dot = job->dot, *mean = job->mean, count = cbn_count_of(job), limit = job->ops->far;
     double *far = job->far, *anchor = job->anchor;
     finish(job, region);
     CBN_EACH_CHANNEL (region) {

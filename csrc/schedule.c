@@ -134,11 +134,16 @@ static struct cbn_region samples_of(const struct cbn_plan *plan, struct cbn_regi
     return region;
 }
 
+/* The channels that are a thread's share. */
+static struct cbn_region channels_of(const struct cbn_plan *plan, struct team team)
+{
+    return cbn_all_of(plan, share(team, plan->channels), share_end(team, plan->channels));
+}
+
 /* The steps on channels that come before all others, on all channels; returns how many these are. */
 static int run_first(struct cbn_job *job, const struct cbn_step *steps, struct team team)
 {
-    const ptrdiff_t channels = job->plan.channels;
-    const struct cbn_region mine = cbn_all_of(&job->plan, share(team, channels), share_end(team, channels));
+    const struct cbn_region mine = channels_of(&job->plan, team);
     int s = 0;
     for (; steps[s].kind == CBN_PER_CHANNEL; s++)
         steps[s].run(job, &mine, NULL);
@@ -241,8 +246,7 @@ static void run_turns(struct cbn_job *job, const struct cbn_step *steps, int cou
 {
     const struct cbn_plan *plan = &job->plan;
     const struct cbn_region all = cbn_all_of(plan, 0, plan->channels);
-    const struct cbn_region channels =
-        cbn_all_of(plan, share(team, plan->channels), share_end(team, plan->channels));
+    const struct cbn_region channels = channels_of(plan, team);
     for (int s = 0; s < count; s++) {
         if (steps[s].needed && !steps[s].needed(job, &all))
             continue;
