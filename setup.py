@@ -25,8 +25,8 @@ CFLAGS = [
 ]
 DRIVERS = ["moments", "forward", "backward", "running", "plan", "job", "schedule", "dispatch", "isa_baseline"]
 ISA_FLAGS = {
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
 }
 if platform.machine().lower() not in ("x86_64", "amd64"):
     ISA_FLAGS = {}
@@ -57,7 +57,7 @@ CORE = Extension(
     extra_compile_args=["-O2", "-g0"],
     extra_link_args=OPENMP,
     libraries=["m"],
-    depends=[*HEADERS, "src/cbn/_core.pxd", "src/cbn/_checks.pxi"],
+    depends=[*HEADERS, "src/cbn/_core.pxd", *map(str, Path("src/cbn").glob("*.pxi"))],
     py_limited_api=True,
 )
 

@@ -1,4 +1,4 @@
-/* affine_tmpl.h: y = (x - mean) * scale + shift, value by value; a part of kernels_tmpl.h.
+/* affine_tmpl.h: y = activation((x - mean) * scale + shift + residual), value by value; a part of kernels_tmpl.h.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 
@@ -7,10 +7,10 @@
  * line is `wide`: computed in double. */
 static CBN_INLINE struct cbn_line FN(make_line)(double mean, double scale, double bias)
 {
-    const double near = (double)(T)mean, shift = T_IS_WIDE ? bias : bias - (mean - near) * scale, size = fabs(scale);
+    const double near = (double)(A)mean, shift = A_IS_DOUBLE ? bias : bias - (mean - near) * scale, size = fabs(scale);
     const int64_t fits = (fabs(mean) <= 0x1p100) & (fabs(shift) <= 0x1p100) &
                          (((size >= 0x1p-100) & (size <= 0x1p100)) | (size == 0));
-    return (struct cbn_line){near, scale, shift, T_IS_WIDE ? 0 : fits ^ 1};
+    return (struct cbn_line){near, scale, shift, A_IS_DOUBLE ? 0 : fits ^ 1};
 }
 
 /* The lines of all channels of a block, for lines that are not wide; 1 if any is. */
@@ -18,142 +18,191 @@ static CBN_INLINE int FN(make_lines)(struct cbn_output *out)
 {
     const double *mean = out->mean, *scale = out->scale, *shift = out->shift;
     const ptrdiff_t channels = out->block.channels;
-    T *near = (T *)out->column[0], *of_x = (T *)out->column[1], *rest = (T *)out->column[2];
+    A *near = (A *)out->column[0], *of_x = (A *)out->column[1], *rest = (A *)out->column[2];
     int64_t wide = 0; /* as wide as the doubles, for vectors */
     CBN_IVDEP
     for (ptrdiff_t c = 0; c < channels; c++) {
         const struct cbn_line line = FN(make_line)(mean[c], scale[c], shift[c]);
-        near[c] = (T)line.mean;
-        of_x[c] = (T)line.scale;
-        rest[c] = (T)line.shift;
+        near[c] = (A)line.mean;
+        of_x[c] = (A)line.scale;
+        rest[c] = (A)line.shift;
         wide |= line.wide;
     }
     return wide != 0;
 }
 
-static CBN_INLINE T FN(wide)(T x, double mean, double scale, double shift)
+/* One value: its line, and what follows that if it is `fused`. */
+static CBN_INLINE T FN(affine_one)(const struct FN(span) *span, ptrdiff_t i, A mean, A scale, A shift, int fused)
 {
-    return (T)(((double)x - mean) * scale + shift);
+    A v = (GET_X(span->x[i]) - mean) * scale + shift;
+    if (fused && span->residual)
+        v += GET(span->residual[i]);
+    return SET(fused ? FN(bent_one)(v, v, span->bend) : v);
 }
 
-static CBN_INLINE T FN(narrow)(T x, T mean, T scale, T shift)
+/* AVEC values. */
+static CBN_INLINE FN(avec) FN(affine)(const struct FN(span) *span, ptrdiff_t i, FN(avec) mean, FN(avec) scale,
+                                      FN(avec) shift, int fused)
 {
-    return (x - mean) * scale + shift;
+    FN(avec) v = (LOAD_X(span->x + i) - mean) * scale + shift;
+    if (fused && span->residual)
+        v += OF(cbn_load)(span->residual + i);
+    return fused ? FN(bent)(v, v, span->bend) : v;
 }
 
-static CBN_INLINE T FN(narrow_of)(const struct cbn_output *out, ptrdiff_t c, T x)
+/* In double, for a line that is wide; with all that may follow it. */
+static CBN_INLINE T FN(affine_wide)(const struct FN(span) *span, ptrdiff_t i, double mean, double scale, double shift)
 {
-    const T *mean = (const T *)out->column[0], *scale = (const T *)out->column[1], *shift = (const T *)out->column[2];
-    return FN(narrow)(x, mean[c], scale[c], shift[c]);
+    double v = ((double)GET_X(span->x[i]) - mean) * scale + shift;
+    if (span->residual)
+        v += (double)GET(span->residual[i]);
+    return FROM_DOUBLE(v <= 0 ? (span->bend.keep ? v * span->bend.slope : 0) : v);
 }
 
-static CBN_INLINE void FN(affine_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
+/* --- spans --- */
+
+static CBN_APART void FN(affine_ones_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
+                                         int fused)
 {
+    const A mean = ((const A *)span->out->column[0])[c], scale = ((const A *)span->out->column[1])[c];
+    const A shift = ((const A *)span->out->column[2])[c];
     CBN_IVDEP
     for (ptrdiff_t i = at; i < end; i++)
-        span.y[i] = FN(narrow_of)(span.out, c, span.x[i]);
+        span->y[i] = FN(affine_one)(span, i, mean, scale, shift, fused);
 }
 
-static CBN_INLINE void FN(affine_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+static CBN_INLINE void FN(affine_lines_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
+                                           int streaming, int fused)
 {
-    const T mean = ((const T *)span.out->column[0])[c], scale = ((const T *)span.out->column[1])[c];
-    const T shift = ((const T *)span.out->column[2])[c];
-    for (ptrdiff_t i = at; i < end; i += TVEC)
-        FN(put)(span.y + i, (FN(load)(span.x + i) - mean) * scale + shift, streaming);
+    const FN(avec) mean = FN(splat)(((const A *)span->out->column[0])[c]);
+    const FN(avec) scale = FN(splat)(((const A *)span->out->column[1])[c]);
+    const FN(avec) shift = FN(splat)(((const A *)span->out->column[2])[c]);
+    for (ptrdiff_t i = at; i < end; i += AVEC)
+        OF(cbn_put)(span->y + i, FN(affine)(span, i, mean, scale, shift, fused), streaming);
 }
 
-static CBN_INLINE void FN(affine_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+static CBN_INLINE void FN(affine_seam_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
+                                          int streaming, int fused)
 {
-    const T *mask = (const T *)(cbn_mask.bits + CBN_LANES) - left, *mean = (const T *)span.out->column[0] + c;
-    const T *scale = (const T *)span.out->column[1] + c, *shift = (const T *)span.out->column[2] + c;
-    for (ptrdiff_t i = 0; i < LINE; i += TVEC) {
-        const FN(tvec) distance = FN(load)(span.x + at + i) - FN(blend)(mean, mask + i);
-        FN(put)(span.y + at + i, distance * FN(blend)(scale, mask + i) + FN(blend)(shift, mask + i), streaming);
+    const A *mask = (const A *)(cbn_mask.bits + CBN_LANES) - left, *mean = (const A *)span->out->column[0] + c;
+    const A *scale = (const A *)span->out->column[1] + c, *shift = (const A *)span->out->column[2] + c;
+    for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
+        const A *m = mask + i;
+        const FN(avec) v = FN(affine)(span, at + i, FN(blend)(mean, m), FN(blend)(scale, m), FN(blend)(shift, m), fused);
+        OF(cbn_put)(span->y + at + i, v, streaming);
     }
 }
 
-static void FN(advance_affine_spans)(struct cbn_output *out, ptrdiff_t values)
-{
-    FN(advance_spans)(out, values, FN(affine_ones), FN(affine_lines), FN(affine_seam));
-}
-
 /* With a wide channel among others, which get the bits that they always get. Rare, so not as fast. */
-static void FN(mixed_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
+static CBN_APART void FN(mixed_ones)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
 {
-    const double mean = span.out->mean[c], scale = span.out->scale[c], shift = span.out->shift[c];
-    const int64_t wide = FN(make_line)(mean, scale, shift).wide;
+    const double mean = span->out->mean[c], scale = span->out->scale[c], shift = span->out->shift[c];
+    if (!FN(make_line)(mean, scale, shift).wide) {
+        FN(affine_ones_of)(span, c, at, end, 1);
+        return;
+    }
     for (ptrdiff_t i = at; i < end; i++)
-        span.y[i] = wide ? FN(wide)(span.x[i], mean, scale, shift)
-                         : FN(narrow_of)(span.out, c, span.x[i]);
+        span->y[i] = FN(affine_wide)(span, i, mean, scale, shift);
 }
 
-static void FN(mixed_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+static CBN_INLINE void FN(affine_ones)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int how)
 {
-    (void)streaming;
-    FN(mixed_ones)(span, c, at, end);
+    if (how == CBN_MIXED)
+        FN(mixed_ones)(span, c, at, end);
+    else
+        FN(affine_ones_of)(span, c, at, end, how);
 }
 
-static void FN(mixed_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+static CBN_INLINE void FN(affine_lines)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
+                                        int streaming, int how)
 {
-    (void)streaming;
-    FN(mixed_ones)(span, c, at, at + left);
-    FN(mixed_ones)(span, c + 1, at + left, at + LINE);
+    if (how == CBN_MIXED)
+        FN(mixed_ones)(span, c, at, end);
+    else
+        FN(affine_lines_of)(span, c, at, end, streaming, how);
+}
+
+static CBN_INLINE void FN(affine_seam)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
+                                       int streaming, int how)
+{
+    if (how == CBN_MIXED) {
+        FN(mixed_ones)(span, c, at, at + left);
+        FN(mixed_ones)(span, c + 1, at + left, at + LINE);
+    } else
+        FN(affine_seam_of)(span, c, at, left, streaming, how);
+}
+
+static void FN(advance_plain_spans)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_spans)(out, values, FN(affine_ones), FN(affine_lines), FN(affine_seam), CBN_PLAIN);
+}
+
+static void FN(advance_fused_spans)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_spans)(out, values, FN(affine_ones), FN(affine_lines), FN(affine_seam), CBN_FUSED);
 }
 
 static void FN(advance_mixed_spans)(struct cbn_output *out, ptrdiff_t values)
 {
-    FN(advance_spans)(out, values, FN(mixed_ones), FN(mixed_lines), FN(mixed_seam));
+    FN(advance_spans)(out, values, FN(affine_ones), FN(affine_lines), FN(affine_seam), CBN_MIXED);
 }
 
 static void FN(open_spans)(struct cbn_output *out)
 {
     const int wide = FN(make_lines)(out);
-    cbn_open(out, wide ? FN(advance_mixed_spans) : FN(advance_affine_spans));
+    cbn_open(out, wide ? FN(advance_mixed_spans) : cbn_is_fused(out) ? FN(advance_fused_spans) : FN(advance_plain_spans));
 }
 
-/* Across columns, with one number per column. */
-struct FN(columns) {
-    const T *x, *mean, *scale, *shift;
-};
+/* --- columns, with one number per column --- */
 
-static CBN_INLINE T FN(columns_one)(const void *run, ptrdiff_t j)
+static CBN_APART void FN(columns_some)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how)
 {
-    const struct FN(columns) *r = run;
-    return FN(narrow)(r->x[j], r->mean[j], r->scale[j], r->shift[j]);
+    const A *mean = (const A *)span->out->column[0], *scale = (const A *)span->out->column[1];
+    const A *shift = (const A *)span->out->column[2];
+    CBN_IVDEP
+    for (ptrdiff_t i = j; i < end; i++)
+        span->y[i] = FN(affine_one)(span, i, mean[i], scale[i], shift[i], how);
 }
 
-static CBN_INLINE void FN(columns_line)(T *y, const void *run, ptrdiff_t j, int streaming)
+static CBN_INLINE void FN(columns_line)(T *y, const struct FN(span) *span, ptrdiff_t j, int streaming, int how)
 {
-    const struct FN(columns) *r = run;
-    for (ptrdiff_t i = j; i < j + LINE; i += TVEC, y += TVEC)
-        FN(put)(y, (FN(load)(r->x + i) - FN(load)(r->mean + i)) * FN(load)(r->scale + i) + FN(load)(r->shift + i),
-                streaming);
+    const A *mean = (const A *)span->out->column[0], *scale = (const A *)span->out->column[1];
+    const A *shift = (const A *)span->out->column[2];
+    for (ptrdiff_t i = j; i < j + LINE; i += AVEC, y += AVEC)
+        OF(cbn_put)(y, FN(affine)(span, i, FN(numbers)(mean + i), FN(numbers)(scale + i), FN(numbers)(shift + i),
+                                  how), streaming);
 }
 
-static CBN_INLINE void FN(write_columns)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
+static CBN_APART void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
 {
-    const struct FN(columns) columns = {(const T *)out->x + at, (const T *)out->column[0],
-                                        (const T *)out->column[1], (const T *)out->column[2]};
-    FN(emit)((T *)out->y + at, FN(columns_one), FN(columns_line), &columns, j, end, out->block.streaming);
-}
-
-static CBN_INLINE void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t at, ptrdiff_t j, ptrdiff_t end)
-{
-    const struct cbn_block *b = &out->block;
-    const T *x = (const T *)out->x + at;
-    T *y = (T *)out->y + at;
+    const struct FN(span) span = FN(span_from)(out, first);
     for (; j < end; j++) {
-        const ptrdiff_t c = j / b->inner % b->channels;
+        const ptrdiff_t c = j / out->block.inner % out->block.channels;
         const double mean = out->mean[c], scale = out->scale[c], shift = out->shift[c];
         const struct cbn_line line = FN(make_line)(mean, scale, shift);
-        y[j] = line.wide ? FN(wide)(x[j], mean, scale, shift)
-                         : FN(narrow)(x[j], (T)line.mean, (T)line.scale, (T)line.shift);
+        span.y[j] = line.wide ? FN(affine_wide)(&span, j, mean, scale, shift)
+                              : FN(affine_one)(&span, j, (A)line.mean, (A)line.scale, (A)line.shift, 1);
     }
 }
 
-static void FN(advance_affine)(struct cbn_output *out, ptrdiff_t values)
+static CBN_INLINE void FN(write_plain)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
 {
-    FN(advance_columns)(out, values, FN(write_columns));
+    FN(emit)(out, first, j, end, FN(columns_some), FN(columns_line), CBN_PLAIN);
+}
+
+static CBN_INLINE void FN(write_fused)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
+{
+    FN(emit)(out, first, j, end, FN(columns_some), FN(columns_line), CBN_FUSED);
+}
+
+static void FN(advance_plain)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_plain));
+}
+
+static void FN(advance_fused)(struct cbn_output *out, ptrdiff_t values)
+{
+    FN(advance_columns)(out, values, FN(write_fused));
 }
 
 static void FN(advance_mixed)(struct cbn_output *out, ptrdiff_t values)
@@ -167,7 +216,7 @@ static void FN(open_columns)(struct cbn_output *out)
     const ptrdiff_t group = b->channels * b->inner;
     const int wide = FN(make_lines)(out);
     for (int k = 0; k < 3; k++) {
-        T *numbers = (T *)out->column[k];
+        A *numbers = (A *)out->column[k];
         if (b->inner > 1) /* from the last on, since they stand before their places */
             for (ptrdiff_t c = b->channels - 1; c >= 0; c--)
                 for (ptrdiff_t i = b->inner - 1; i >= 0; i--)
@@ -175,5 +224,5 @@ static void FN(open_columns)(struct cbn_output *out)
         for (ptrdiff_t f = 1; f < b->fold; f++)
             memcpy(numbers + f * group, numbers, (size_t)group * sizeof *numbers);
     }
-    cbn_open(out, wide ? FN(advance_mixed) : FN(advance_affine));
+    cbn_open(out, wide ? FN(advance_mixed) : cbn_is_fused(out) ? FN(advance_fused) : FN(advance_plain));
 }

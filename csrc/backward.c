@@ -20,8 +20,8 @@ static void step_centers(struct cbn_job *job, const struct cbn_region *region, s
     (void)out;
     CBN_EACH_CHANNEL (region) {
         const double mean = job->mean[c], offset = mean * job->inv_std[c];
-        const int about_zero = job->ops->itemsize == sizeof(float) && offset * offset <= job->ops->far &&
-                               (double)((const float *)job->x)[c * job->plan.inner] != mean;
+        const double first = cbn_load(job->x, job->dtype, c * job->plan.inner);
+        const int about_zero = !job->ops->is_double && !job->weights && offset * offset <= job->ops->far && first != mean;
         job->anchor[c] = about_zero ? 0 : mean;
     }
 }
@@ -57,7 +57,7 @@ static void find_near(struct cbn_job *job, const struct cbn_region *region)
 static void step_gradients(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double count = cbn_count_of(job), training = job->training ? 1 : 0;
+    const double count = job->count, training = job->training && count != 0 ? 1 : 0;
     const double *mean = job->mean, *inv_std = job->inv_std, *anchor = job->anchor;
     double *dbias = job->sum, *dweight = job->dot, *scale = job->scale, *center = job->shift, *slope = job->slope;
     cbn_merge_parts(job, region);
@@ -71,39 +71,47 @@ static void step_gradients(struct cbn_job *job, const struct cbn_region *region,
     }
     cbn_store_parameters(job->dbias, dbias, job->param_dtype, region);
     cbn_store_parameters(job->dweight, dweight, job->param_dtype, region);
-    if (job->ops->itemsize == sizeof(float))
+    if (job->near && job->training)
         find_near(job, region);
+    else if (job->near)
+        memset(job->near + region->first, 0, (size_t)(region->last - region->first) * sizeof *job->near);
 }
 
+/* With fixed statistics that is a line in dy alone, which the affine map is, too; not after an activation. */
 static void step_input_grad(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
+    const int is_line = !job->activated && !job->dresidual && !job->weights;
     cbn_set_output(out, job, region);
-    if (job->training) {
+    if (!job->training) {
+        out->x = out->dy; /* slope is 0, center is 0 */
+        out->mean = out->slope;
+    }
+    if (job->training || !is_line) {
         job->ops->input_grad[job->plan.output_layout](out);
         return;
     }
-    out->x = out->dy; /* dx = scale * dy, as shift and slope are zeros */
-    out->mean = out->slope;
+    out->bend = (struct cbn_bend){1, -1};
     job->ops->affine[job->plan.output_layout](out);
 }
 
 int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
-                 const double *mean, const double *inv_std, int training, enum cbn_dtype dtype,
-                 enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+                 const double *mean, const double *inv_std, int training, const struct cbn_options *options,
+                 enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels,
+                 ptrdiff_t inner, int num_threads)
 {
     if (outer == 0 || channels == 0 || inner == 0) {
-        const size_t bytes = (size_t)channels * (param_dtype == CBN_FLOAT32 ? sizeof(float) : sizeof(double));
-        memset(dweight, 0, bytes);
-        memset(dbias, 0, bytes);
+        memset(dweight, 0, (size_t)channels * cbn_itemsize(param_dtype));
+        memset(dbias, 0, (size_t)channels * cbn_itemsize(param_dtype));
         return CBN_OK;
     }
     struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .y = dx, .weight = weight, .dweight = dweight,
-                          .dbias = dbias, .training = training, .param_dtype = param_dtype};
+                          .dbias = dbias, .training = training, .dtype = dtype, .param_dtype = param_dtype};
     cbn_make_plan(&job.plan, outer, channels, inner);
+    cbn_set_options(&job, options);
     double **arrays[] = {&job.mean, &job.inv_std, &job.sum, &job.dot, &job.scale, &job.shift, &job.slope,
                          &job.anchor, &job.near};
-    const int is_float = dtype == CBN_FLOAT32; /* near, and the largest values, are for float32 only */
-    if (cbn_job_alloc(&job, arrays, is_float ? 9 : 8, is_float ? 4 : 2))
+    const int may_be_near = !job.ops->is_double && !job.weights;
+    if (cbn_job_alloc(&job, arrays, may_be_near ? 9 : 8, may_be_near ? 4 : 2))
         return CBN_NO_MEMORY;
     memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
     memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);
@@ -111,7 +119,7 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
                                             {cbn_step_sums, CBN_PER_PIECE, NULL},
                                             {step_gradients, CBN_PER_CHANNEL, NULL},
                                             {step_input_grad, CBN_OUTPUT, NULL}};
-    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 2, num_threads);
+    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, job.activated ? 3 : 2, num_threads);
     free(job.workspace);
     return CBN_OK;
 }

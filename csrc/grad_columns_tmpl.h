@@ -5,117 +5,84 @@
 /* --- columns: the same numbers, by column; where some columns are near and others not, also a mask of ones for those
  * that are, and how many there are before each column --- */
 
-struct FN(grad) {
-    const T *dy, *x;
-    const double *mean, *scale, *center, *slope;
-    const T *of_dy, *of_x, *constant, *mask;
-    const uint16_t *near_before;
-};
-
-static CBN_INLINE T FN(wide_one)(const void *run, ptrdiff_t j)
+static CBN_INLINE T FN(wide_one)(const struct FN(span) *span, ptrdiff_t j, int how)
 {
-    const struct FN(grad) *r = run;
-    return FN(dx)(r->dy[j], r->x[j], r->mean[j], r->scale[j], r->center[j], r->slope[j]);
+    const struct cbn_output *out = span->out;
+    return FN(dx)(FN(passed_double)(span, j, how), (double)GET(span->x[j]), out->column[0][j], out->column[1][j],
+                  out->column[2][j], out->column[3][j]);
 }
 
-static CBN_INLINE void FN(wide_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
+static CBN_INLINE FN(avec) FN(wide_values)(const struct FN(span) *span, ptrdiff_t j, int how)
 {
-    const struct FN(grad) *r = run;
-    FN(prefetch_inputs)(r->dy + j, r->x + j);
-    for (ptrdiff_t i = j; i < j + LINE; i += CBN_VEC, dx += CBN_VEC) {
-        const cbn_vec rest = WIDEN(r->dy + i) - CBN_LOAD(r->center + i, 0);
-        const cbn_vec line = CBN_LOAD(r->slope + i, 0) * (WIDEN(r->x + i) - CBN_LOAD(r->mean + i, 0));
-        NARROW(dx, CBN_LOAD(r->scale + i, 0) * (rest - line), streaming);
+    const double *mean = span->out->column[0] + j, *scale = span->out->column[1] + j;
+    const double *center = span->out->column[2] + j, *slope = span->out->column[3] + j;
+    cbn_vec dx[DOUBLES];
+    for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
+        const cbn_vec rest = FN(passed_doubles)(span, j + v, how) - CBN_LOAD(center + v, 0);
+        const cbn_vec line = CBN_LOAD(slope + v, 0) * (OF(cbn_widen)(span->x + j + v) - CBN_LOAD(mean + v, 0));
+        dx[v / CBN_VEC] = CBN_LOAD(scale + v, 0) * (rest - line);
+    }
+    return FN(rounded)(dx);
+}
+
+static CBN_INLINE T FN(near_one)(const struct FN(span) *span, ptrdiff_t j, int how)
+{
+    const struct FN(near) near = FN(get_near)(span->out, j);
+    return SET(FN(passed_one)(span, j, how) * near.of_dy + (GET(span->x[j]) * near.of_x + near.constant));
+}
+
+static CBN_INLINE FN(avec) FN(near_values)(const struct FN(span) *span, ptrdiff_t j, int how)
+{
+    const A *of_dy = (const A *)span->out->near_column[0], *of_x = (const A *)span->out->near_column[1];
+    const A *constant = (const A *)span->out->near_column[2];
+    const FN(avec) line = OF(cbn_load)(span->x + j) * FN(numbers)(of_x + j) + FN(numbers)(constant + j);
+    return FN(passed)(span, j, how) * FN(numbers)(of_dy + j) + line;
+}
+
+static CBN_APART void FN(grad_some)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how)
+{
+    for (ptrdiff_t i = j; i < end; i++) {
+        const int near = how & CBN_MIXED ? span->out->near_column[3][i] != 0 : !(how & CBN_WIDE);
+        const T dx = near ? FN(near_one)(span, i, how) : FN(wide_one)(span, i, how);
+        FN(pass_one)(span, i, how);
+        span->y[i] = dx;
     }
 }
 
-static CBN_INLINE T FN(near_one)(const void *run, ptrdiff_t j)
+static CBN_INLINE void FN(grad_line)(T *to, const struct FN(span) *span, ptrdiff_t j, int streaming, int how)
 {
-    const struct FN(grad) *r = run;
-    return r->dy[j] * r->of_dy[j] + (r->x[j] * r->of_x[j] + r->constant[j]);
+    int near = how & CBN_WIDE ? 0 : LINE;
+    if (how & CBN_MIXED)
+        near = span->out->near_before[j + LINE] - span->out->near_before[j];
+    FN(prefetch_inputs)(span, j, how);
+    FN(pass_line)(span, j, streaming, how);
+    for (ptrdiff_t i = j; i < j + LINE; i += AVEC, to += AVEC)
+        if (near == LINE)
+            OF(cbn_put)(to, FN(near_values)(span, i, how), streaming);
+        else if (near == 0)
+            OF(cbn_put)(to, FN(wide_values)(span, i, how), streaming);
+        else {
+            const FN(avec) mask = FN(numbers)((const A *)span->out->near_column[3] + i);
+            OF(cbn_put)(to, FN(select)(FN(wide_values)(span, i, how), FN(near_values)(span, i, how), mask), streaming);
+        }
 }
 
-static CBN_INLINE FN(tvec) FN(near_values)(const struct FN(grad) *r, ptrdiff_t j)
-{
-    const FN(tvec) line = FN(load)(r->x + j) * FN(load)(r->of_x + j) + FN(load)(r->constant + j);
-    return FN(load)(r->dy + j) * FN(load)(r->of_dy + j) + line;
-}
-
-static CBN_INLINE void FN(near_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
-{
-    const struct FN(grad) *r = run;
-    FN(prefetch_inputs)(r->dy + j, r->x + j);
-    for (ptrdiff_t i = j; i < j + LINE; i += TVEC, dx += TVEC)
-        FN(put)(dx, FN(near_values)(r, i), streaming);
-}
-
-static CBN_INLINE T FN(mixed_one)(const void *run, ptrdiff_t j)
-{
-    const struct FN(grad) *r = run;
-    return r->mask[j] != 0 ? FN(near_one)(run, j) : FN(wide_one)(run, j);
-}
-
-static CBN_INLINE void FN(mixed_line)(T *dx, const void *run, ptrdiff_t j, int streaming)
-{
-    const struct FN(grad) *r = run;
-    const int near = r->near_before[j + LINE] - r->near_before[j];
-    if (near == LINE) {
-        FN(near_line)(dx, run, j, streaming);
-        return;
+#define ADVANCE(name, how)                                                                                            \
+    static CBN_INLINE void FN(write_##name)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end) \
+    {                                                                                                                 \
+        FN(emit)(out, first, j, end, FN(grad_some), FN(grad_line), how);                                               \
+    }                                                                                                                 \
+    static void FN(advance_##name)(struct cbn_output *out, ptrdiff_t values)                                          \
+    {                                                                                                                 \
+        FN(advance_columns)(out, values, FN(write_##name));                                                           \
     }
-    if (near == 0) {
-        FN(wide_line)(dx, run, j, streaming);
-        return;
-    }
-    T wide[CBN_LINE_BYTES / sizeof(T)];
-    FN(wide_line)(wide, run, j, 0);
-    for (ptrdiff_t i = 0; i < LINE; i += TVEC)
-        FN(put)(dx + i, FN(select)(FN(load)(wide + i), FN(near_values)(r, j + i), FN(load)(r->mask + j + i)),
-                streaming);
-}
-
-static CBN_INLINE struct FN(grad) FN(grad_run)(const struct cbn_output *out, ptrdiff_t first)
-{
-    return (struct FN(grad)){
-        (const T *)out->dy + first,     (const T *)out->x + first,      out->column[0],
-        out->column[1],                 out->column[2],                 out->column[3],
-        (const T *)out->near_column[0], (const T *)out->near_column[1], (const T *)out->near_column[2],
-        (const T *)out->near_column[3], out->near_before,
-    };
-}
-
-static CBN_INLINE void FN(write_wide_grad)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
-{
-    const struct FN(grad) run = FN(grad_run)(out, first);
-    FN(emit)((T *)out->y + first, FN(wide_one), FN(wide_line), &run, j, end, out->block.streaming);
-}
-
-static CBN_INLINE void FN(write_near_grad)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
-{
-    const struct FN(grad) run = FN(grad_run)(out, first);
-    FN(emit)((T *)out->y + first, FN(near_one), FN(near_line), &run, j, end, out->block.streaming);
-}
-
-static CBN_INLINE void FN(write_mixed_grad)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
-{
-    const struct FN(grad) run = FN(grad_run)(out, first);
-    FN(emit)((T *)out->y + first, FN(mixed_one), FN(mixed_line), &run, j, end, out->block.streaming);
-}
-
-static void FN(advance_wide_grad)(struct cbn_output *out, ptrdiff_t values)
-{
-    FN(advance_columns)(out, values, FN(write_wide_grad));
-}
-
-static void FN(advance_near_grad)(struct cbn_output *out, ptrdiff_t values)
-{
-    FN(advance_columns)(out, values, FN(write_near_grad));
-}
-
-static void FN(advance_mixed_grad)(struct cbn_output *out, ptrdiff_t values)
-{
-    FN(advance_columns)(out, values, FN(write_mixed_grad));
-}
+ADVANCE(near_grad, CBN_PLAIN)
+ADVANCE(wide_grad, CBN_WIDE)
+ADVANCE(mixed_grad, CBN_MIXED)
+ADVANCE(fused_near_grad, CBN_FUSED)
+ADVANCE(fused_wide_grad, CBN_FUSED | CBN_WIDE)
+ADVANCE(fused_mixed_grad, CBN_FUSED | CBN_MIXED)
+#undef ADVANCE
 
 /* The near numbers of every column. */
 static CBN_INLINE void FN(spread_near)(struct cbn_output *out)
@@ -150,26 +117,4 @@ static CBN_INLINE void FN(mark_near)(struct cbn_output *out)
                 memset(&out->near_column[3][j], near ? 0xff : 0, sizeof out->near_column[3][j]);
             }
         }
-}
-
-static void FN(open_grad_columns)(struct cbn_output *out)
-{
-    const struct cbn_block *b = &out->block;
-    ptrdiff_t near = 0;
-    if (!T_IS_WIDE)
-        for (ptrdiff_t c = 0; c < b->channels; c++)
-            near += out->near[c] != 0;
-    if (near > 0)
-        FN(spread_near)(out);
-    if (near == b->channels) {
-        cbn_open(out, FN(advance_near_grad));
-        return;
-    }
-    cbn_spread(out->column[0], out->mean, b);
-    cbn_spread(out->column[1], out->scale, b);
-    cbn_spread(out->column[2], out->shift, b);
-    cbn_spread(out->column[3], out->slope, b);
-    if (near > 0)
-        FN(mark_near)(out);
-    cbn_open(out, near > 0 ? FN(advance_mixed_grad) : FN(advance_wide_grad));
 }

@@ -2,30 +2,74 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 
-/* --- dx = scale * ((dy - center) - slope * (x - mean)), where shift is the center --- */
+/* --- dx = scale * ((g - center) - slope * (x - mean)), where shift is the center, and g is what of dy has passed the
+ * activation --- */
 
-/* In double whatever T is, because dy may be nearly a line in x (a loss of y^2, say), and what is left of it would be
- * noise; or, in channels where nothing can cancel (`near`), in float32 as dy * of_dy + (x * of_x + constant). */
-static CBN_INLINE T FN(dx)(T dy, T x, double mean, double scale, double center, double slope)
+/* In double whatever T is, because g may be nearly a line in x (a loss of y^2, say), and what is left of it would be
+ * noise; or, in channels where nothing can cancel (`near`), in float32 as g * of_dy + (x * of_x + constant). */
+static CBN_INLINE T FN(dx)(double g, double x, double mean, double scale, double center, double slope)
 {
-    return (T)(scale * (((double)dy - center) - slope * ((double)x - mean)));
+    return FROM_DOUBLE(scale * ((g - center) - slope * (x - mean)));
 }
 
-static CBN_INLINE void FN(prefetch_inputs)(const T *dy, const T *x)
+/* g, in the type that is computed in, and in double. */
+static CBN_INLINE A FN(passed_one)(const struct FN(span) *span, ptrdiff_t i, int how)
 {
-    cbn_prefetch(dy + CBN_PREFETCH / 2);
-    cbn_prefetch(x + CBN_PREFETCH / 2);
+    const A dy = GET(span->dy[i]);
+    return how & CBN_FUSED && span->activated ? FN(bent_one)(dy, GET(span->activated[i]), span->bend) : dy;
+}
+
+static CBN_INLINE double FN(passed_double)(const struct FN(span) *span, ptrdiff_t i, int how)
+{
+    const double dy = (double)GET(span->dy[i]);
+    if (how & CBN_FUSED && span->activated && GET(span->activated[i]) <= 0)
+        return span->bend.keep ? dy * span->bend.slope : 0;
+    return dy;
+}
+
+static CBN_INLINE FN(avec) FN(passed)(const struct FN(span) *span, ptrdiff_t i, int how)
+{
+    const FN(avec) dy = OF(cbn_load)(span->dy + i);
+    return how & CBN_FUSED && span->activated ? FN(bent)(dy, OF(cbn_load)(span->activated + i), span->bend) : dy;
+}
+
+static CBN_INLINE cbn_vec FN(passed_doubles)(const struct FN(span) *span, ptrdiff_t i, int how)
+{
+    const cbn_vec dy = OF(cbn_widen)(span->dy + i);
+    return how & CBN_FUSED && span->activated ? cbn_bent(dy, OF(cbn_widen)(span->activated + i), span->bend) : dy;
+}
+
+/* What goes to dresidual: before dx, which may overwrite dy. */
+static CBN_INLINE void FN(pass_one)(const struct FN(span) *span, ptrdiff_t i, int how)
+{
+    if (how & CBN_FUSED && span->dresidual)
+        span->dresidual[i] = SET(FN(passed_one)(span, i, how));
+}
+
+static CBN_INLINE void FN(pass_line)(const struct FN(span) *span, ptrdiff_t at, int streaming, int how)
+{
+    if (how & CBN_FUSED && span->dresidual)
+        for (ptrdiff_t i = at; i < at + LINE; i += AVEC)
+            OF(cbn_put)(span->dresidual + i, FN(passed)(span, i, how), streaming && span->aligned);
+}
+
+static CBN_INLINE void FN(prefetch_inputs)(const struct FN(span) *span, ptrdiff_t i, int how)
+{
+    cbn_prefetch(span->dy + i + CBN_PREFETCH / 2);
+    cbn_prefetch(span->x + i + CBN_PREFETCH / 2);
+    if (how & CBN_FUSED && span->activated)
+        cbn_prefetch(span->activated + i + CBN_PREFETCH / 2);
 }
 
 /* The numbers of a near channel; those of one that is not, or of double, are not used. */
 struct FN(near) {
-    T of_dy, of_x, constant;
+    A of_dy, of_x, constant;
 };
 
 static CBN_INLINE struct FN(near) FN(make_near)(const struct cbn_output *out, ptrdiff_t c)
 {
     const double scale = out->scale[c], slope = out->slope[c];
-    return (struct FN(near)){(T)scale, (T)-(scale * slope), (T)(scale * (slope * out->mean[c] - out->shift[c]))};
+    return (struct FN(near)){(A)scale, (A)-(scale * slope), (A)(scale * (slope * out->mean[c] - out->shift[c]))};
 }
 
 static CBN_INLINE void FN(set_near)(struct cbn_output *out, ptrdiff_t j, struct FN(near) near)
@@ -37,112 +81,129 @@ static CBN_INLINE void FN(set_near)(struct cbn_output *out, ptrdiff_t j, struct 
 
 static CBN_INLINE struct FN(near) FN(get_near)(const struct cbn_output *out, ptrdiff_t j)
 {
-    return (struct FN(near)){(T)out->near_column[0][j], (T)out->near_column[1][j], (T)out->near_column[2][j]};
+    return (struct FN(near)){(A)out->near_column[0][j], (A)out->near_column[1][j], (A)out->near_column[2][j]};
 }
 
 /* --- spans: column has mean, scale, center and slope by channel, near_column the near numbers --- */
 
-static CBN_INLINE void FN(grad_ones)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
+static CBN_APART void FN(grad_ones)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int how)
 {
-    const struct cbn_output *out = span.out;
-    if (!T_IS_WIDE && out->near[c] != 0) {
+    const struct cbn_output *out = span->out;
+    if (!A_IS_DOUBLE && out->near[c] != 0) {
         const struct FN(near) near = FN(get_near)(out, c);
         CBN_IVDEP
-        for (ptrdiff_t i = at; i < end; i++)
-            span.y[i] = span.dy[i] * near.of_dy + (span.x[i] * near.of_x + near.constant);
+        for (ptrdiff_t i = at; i < end; i++) {
+            const A g = FN(passed_one)(span, i, how);
+            FN(pass_one)(span, i, how);
+            span->y[i] = SET(g * near.of_dy + (GET(span->x[i]) * near.of_x + near.constant));
+        }
         return;
     }
+    const double mean = out->column[0][c], scale = out->column[1][c];
+    const double center = out->column[2][c], slope = out->column[3][c];
     CBN_IVDEP
-    for (ptrdiff_t i = at; i < end; i++)
-        span.y[i] = FN(dx)(span.dy[i], span.x[i], out->column[0][c], out->column[1][c], out->column[2][c],
-                           out->column[3][c]);
+    for (ptrdiff_t i = at; i < end; i++) {
+        const double g = FN(passed_double)(span, i, how);
+        FN(pass_one)(span, i, how);
+        span->y[i] = FN(dx)(g, (double)GET(span->x[i]), mean, scale, center, slope);
+    }
 }
 
-static CBN_INLINE void FN(near_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+static CBN_INLINE void FN(near_lines)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
+                                      int streaming, int how)
 {
-    const struct FN(near) near = FN(get_near)(span.out, c);
+    const struct FN(near) near = FN(get_near)(span->out, c);
     for (; at < end; at += LINE) {
-        FN(prefetch_inputs)(span.dy + at, span.x + at);
-        for (ptrdiff_t i = 0; i < LINE; i += TVEC) {
-            const FN(tvec) line = FN(load)(span.x + at + i) * near.of_x + near.constant;
-            FN(put)(span.y + at + i, FN(load)(span.dy + at + i) * near.of_dy + line, streaming);
+        FN(prefetch_inputs)(span, at, how);
+        FN(pass_line)(span, at, streaming, how);
+        for (ptrdiff_t i = at; i < at + LINE; i += AVEC) {
+            const FN(avec) line = OF(cbn_load)(span->x + i) * near.of_x + near.constant;
+            OF(cbn_put)(span->y + i, FN(passed)(span, i, how) * near.of_dy + line, streaming);
         }
     }
 }
 
-static CBN_INLINE void FN(wide_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
+                                      int streaming, int how)
 {
-    const double mean = span.out->column[0][c], scale = span.out->column[1][c];
-    const double center = span.out->column[2][c], slope = span.out->column[3][c];
+    const double mean = span->out->column[0][c], scale = span->out->column[1][c];
+    const double center = span->out->column[2][c], slope = span->out->column[3][c];
     for (; at < end; at += LINE) {
-        FN(prefetch_inputs)(span.dy + at, span.x + at);
-        for (ptrdiff_t i = 0; i < LINE; i += CBN_VEC) {
-            const cbn_vec rest = WIDEN(span.dy + at + i) - center, line = slope * (WIDEN(span.x + at + i) - mean);
-            NARROW(span.y + at + i, scale * (rest - line), streaming);
+        FN(prefetch_inputs)(span, at, how);
+        FN(pass_line)(span, at, streaming, how);
+        for (ptrdiff_t i = at; i < at + LINE; i += AVEC) {
+            cbn_vec dx[DOUBLES];
+            for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
+                const cbn_vec rest = FN(passed_doubles)(span, i + v, how) - center;
+                dx[v / CBN_VEC] = scale * (rest - slope * (OF(cbn_widen)(span->x + i + v) - mean));
+            }
+            OF(cbn_put)(span->y + i, FN(rounded)(dx), streaming);
         }
     }
 }
 
-static CBN_INLINE void FN(grad_lines)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming)
+static CBN_INLINE void FN(grad_lines)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
+                                      int streaming, int how)
 {
-    if (!T_IS_WIDE && span.out->near[c] != 0)
-        FN(near_lines)(span, c, at, end, streaming);
+    if (!A_IS_DOUBLE && span->out->near[c] != 0)
+        FN(near_lines)(span, c, at, end, streaming, how);
     else
-        FN(wide_lines)(span, c, at, end, streaming);
+        FN(wide_lines)(span, c, at, end, streaming, how);
 }
 
-static CBN_INLINE void FN(near_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+static CBN_INLINE void FN(near_seam)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
+                                     int streaming, int how)
 {
-    const T *mask = (const T *)(cbn_mask.bits + CBN_LANES) - left, *of_dy = (const T *)span.out->near_column[0] + c;
-    const T *of_x = (const T *)span.out->near_column[1] + c, *constant = (const T *)span.out->near_column[2] + c;
-    for (ptrdiff_t i = 0; i < LINE; i += TVEC) {
-        const T *m = mask + i;
-        const FN(tvec) line = FN(load)(span.x + at + i) * FN(blend)(of_x, m) + FN(blend)(constant, m);
-        FN(put)(span.y + at + i, FN(load)(span.dy + at + i) * FN(blend)(of_dy, m) + line, streaming);
+    const A *mask = (const A *)(cbn_mask.bits + CBN_LANES) - left, *of_dy = (const A *)span->out->near_column[0] + c;
+    const A *of_x = (const A *)span->out->near_column[1] + c, *constant = (const A *)span->out->near_column[2] + c;
+    for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
+        const A *m = mask + i;
+        const FN(avec) line = OF(cbn_load)(span->x + at + i) * FN(blend)(of_x, m) + FN(blend)(constant, m);
+        OF(cbn_put)(span->y + at + i, FN(passed)(span, at + i, how) * FN(blend)(of_dy, m) + line, streaming);
     }
 }
 
-static CBN_INLINE void FN(wide_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+static CBN_INLINE void FN(wide_seam)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
+                                     int streaming, int how)
 {
-    const struct cbn_output *out = span.out;
+    const struct cbn_output *out = span->out;
     const double *mask = cbn_mask.lanes + CBN_LANES - left;
-    for (ptrdiff_t i = 0; i < LINE; i += CBN_VEC) {
-        const cbn_vec m = CBN_LOAD(mask + i, 0);
-        const cbn_vec rest = WIDEN(span.dy + at + i) - cbn_blend(&out->column[2][c], m);
-        const cbn_vec distance = WIDEN(span.x + at + i) - cbn_blend(&out->column[0][c], m);
-        const cbn_vec line = cbn_blend(&out->column[3][c], m) * distance;
-        NARROW(span.y + at + i, cbn_blend(&out->column[1][c], m) * (rest - line), streaming);
+    for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
+        cbn_vec dx[DOUBLES];
+        for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
+            const cbn_vec m = CBN_LOAD(mask + i + v, 0);
+            const cbn_vec rest = FN(passed_doubles)(span, at + i + v, how) - cbn_blend(&out->column[2][c], m);
+            const cbn_vec distance = OF(cbn_widen)(span->x + at + i + v) - cbn_blend(&out->column[0][c], m);
+            const cbn_vec line = cbn_blend(&out->column[3][c], m) * distance;
+            dx[v / CBN_VEC] = cbn_blend(&out->column[1][c], m) * (rest - line);
+        }
+        OF(cbn_put)(span->y + at + i, FN(rounded)(dx), streaming);
     }
 }
 
-static CBN_INLINE void FN(grad_seam)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming)
+static CBN_INLINE void FN(grad_seam)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
+                                     int streaming, int how)
 {
-    const double *near = span.out->near + c;
-    FN(prefetch_inputs)(span.dy + at, span.x + at);
-    if (T_IS_WIDE || (near[0] == 0 && near[1] == 0))
-        FN(wide_seam)(span, c, at, left, streaming);
-    else if (near[0] != 0 && near[1] != 0)
-        FN(near_seam)(span, c, at, left, streaming);
-    else {
-        FN(grad_ones)(span, c, at, at + left);
-        FN(grad_ones)(span, c + 1, at + left, at + LINE);
+    const double *near = span->out->near + c;
+    FN(prefetch_inputs)(span, at, how);
+    if (!A_IS_DOUBLE && (near[0] != 0) != (near[1] != 0)) {
+        FN(grad_ones)(span, c, at, at + left, how);
+        FN(grad_ones)(span, c + 1, at + left, at + LINE, how);
+        return;
     }
+    FN(pass_line)(span, at, streaming, how);
+    if (A_IS_DOUBLE || near[0] == 0)
+        FN(wide_seam)(span, c, at, left, streaming, how);
+    else
+        FN(near_seam)(span, c, at, left, streaming, how);
 }
 
 static void FN(advance_grad_spans)(struct cbn_output *out, ptrdiff_t values)
 {
-    FN(advance_spans)(out, values, FN(grad_ones), FN(grad_lines), FN(grad_seam));
+    FN(advance_spans)(out, values, FN(grad_ones), FN(grad_lines), FN(grad_seam), CBN_PLAIN);
 }
 
-static void FN(open_grad_spans)(struct cbn_output *out)
+static void FN(advance_fused_grad_spans)(struct cbn_output *out, ptrdiff_t values)
 {
-    for (ptrdiff_t c = 0; c < out->block.channels; c++) {
-        out->column[0][c] = out->mean[c];
-        out->column[1][c] = out->scale[c];
-        out->column[2][c] = out->shift[c];
-        out->column[3][c] = out->slope[c];
-        if (!T_IS_WIDE)
-            FN(set_near)(out, c, FN(make_near)(out, c));
-    }
-    cbn_open(out, FN(advance_grad_spans));
+    FN(advance_spans)(out, values, FN(grad_ones), FN(grad_lines), FN(grad_seam), CBN_FUSED);
 }

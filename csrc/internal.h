@@ -11,6 +11,7 @@
 #define CBN_INTERNAL_H
 
 #include "cbn.h"
+#include "half.h"
 
 /* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
 #if defined(__clang__)
@@ -37,15 +38,24 @@ struct cbn_block {
     int streaming;   /* write the output past the cache */
 };
 
+/* activation(v) is v where v > 0, else v * slope, or 0 if `keep`, a mask of bits, is not all ones. */
+struct cbn_bend {
+    double slope;
+    int64_t keep;
+};
+
 /* The output of one block, written a little at a time, so that the sums of the next block can be taken in between: the
  * stores of one and the loads of the other then overlap. */
 struct cbn_output {
     /* writes about so many values more; NULL where nothing is left to write */
     void (*advance)(struct cbn_output *out, ptrdiff_t values);
     struct cbn_block block;
-    /* for input_grad, shift is the center; dy, slope and near are not used by affine */
-    const void *x, *dy;
-    void *y;
+    /* for input_grad, shift is the center; dy, slope and near are not used by affine; what an operation does without
+     * is NULL */
+    const void *x, *dy, *residual, *activated;
+    void *y, *dresidual;
+    const double *weights; /* of the positions, from the first sample and value on */
+    struct cbn_bend bend;
     const double *mean, *scale, *shift, *slope, *near; /* by channel */
     ptrdiff_t chunk, sample, channel, at; /* position: first sample of the chunk, sample, and `at` in the current run */
     /* Numbers by channel or by column. First mean, scale, shift and slope, in the type that the kernel
@@ -71,19 +81,35 @@ struct cbn_region {
     ptrdiff_t first, last, sample, samples, at, length, piece;
 };
 
-/* sum of x - anchor and dot of (x - anchor)^2; with dy: sum of dy, dot of dy * (x - anchor), and, for float32, the
- * largest |x| and |dy|. By channel. */
+/* sum of x - anchor and dot of (x - anchor)^2; with dy: sum of dy, dot of dy * (x - anchor), and the
+ * largest |x| and |dy|, unless these are NULL. By channel. */
 struct cbn_sums {
     double *sum, *dot, *most_x, *most_dy;
 };
 
+/* What sums are taken of. Without dy: of x; each value counts as often as its position's weight says. With dy: of what
+ * passes back through the activation, if there is one, that gave `activated`, where the position's weight is not
+ * negative. */
+struct cbn_source {
+    const void *x, *dy, *activated;
+    const double *weights;
+    struct cbn_bend bend;
+};
+
+/* The first values that count, CBN_LANES of them or as many as there are: their places, from the channel's first on. */
+struct cbn_first {
+    ptrdiff_t places[16];
+    int count;
+};
+
 /* The kernels for one dtype. Channel arrays point at the first channel of the block, x, dy and y at its first value. */
 struct cbn_ops {
-    size_t itemsize;
-    double far; /* an anchor is far from the mean where s^2 / n exceeds so many m2 */
-    /* anchor = mean of each channel's first values, or 0 where that is as good */
-    void (*anchors)(double *anchor, const void *x, const struct cbn_block *block);
-    void (*sums[2])(const struct cbn_sums *to, const void *dy, const void *x, const double *anchor,
+    size_t itemsize, output_itemsize;
+    int is_double; /* arithmetic is done in double */
+    double far;    /* an anchor is far from the mean where s^2 / n exceeds so many m2 */
+    /* anchor = mean of each channel's first values, or 0 where that is as good; NULL: simply the first ones */
+    void (*anchors)(double *anchor, const void *x, const struct cbn_block *block, const struct cbn_first *first);
+    void (*sums[2])(const struct cbn_sums *to, const struct cbn_source *from, const double *anchor,
                     const struct cbn_block *block, struct cbn_output *meanwhile);
     /* Open an output, of which all members up to `slope` are set: y = (x - mean) * scale + shift */
     void (*affine[2])(struct cbn_output *out);
@@ -93,7 +119,7 @@ struct cbn_ops {
 
 struct cbn_kernels {
     const char *isa;
-    const struct cbn_ops *ops[2]; /* by enum cbn_dtype */
+    const struct cbn_ops *ops[5]; /* by enum cbn_dtype */
 };
 const struct cbn_ops *cbn_ops(enum cbn_dtype dtype);
 
@@ -131,9 +157,13 @@ ptrdiff_t cbn_block_of(struct cbn_block *block, const struct cbn_plan *plan, con
 struct cbn_job {
     struct cbn_plan plan;
     const struct cbn_ops *ops;
-    const void *x, *dy, *weight, *bias, *running_mean, *running_var;
-    void *y, *dweight, *dbias; /* y is dx in backward */
-    enum cbn_dtype param_dtype;
+    const void *x, *dy, *weight, *bias, *running_mean, *running_var, *residual, *activated;
+    void *y, *dweight, *dbias, *dresidual; /* y is dx in backward */
+    const double *weights; /* of the positions, or NULL; `count` is then their sum */
+    double count;          /* values of each channel */
+    struct cbn_bend bend;
+    struct cbn_first first;
+    enum cbn_dtype dtype, param_dtype, stat_dtype; /* dtype in backward only */
     double eps;
     int training;
     /* one value per channel; parts have one per piece and channel */
@@ -143,12 +173,6 @@ struct cbn_job {
     struct cbn_sums parts;
     void *workspace;
 };
-
-/* Values of each channel. */
-static inline double cbn_count_of(const struct cbn_job *job)
-{
-    return (double)(job->plan.outer * job->plan.inner);
-}
 
 /* A step on the channels of a region, on one piece of them, or on any part of the output. PER_PIECE advances `out`,
  * OUTPUT opens it. */
@@ -161,6 +185,9 @@ struct cbn_step {
 };
 /* Cuts the work into tasks and runs it; `streams` as in cbn_plan_tasks. */
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads);
+
+/* Takes over what the options say, and counts the values of each channel. The plan must have been made. */
+void cbn_set_options(struct cbn_job *job, const struct cbn_options *options);
 
 /* Gives the job `count` arrays of one double per channel, and the first `parts` arrays of parts; all of it is
  * job->workspace, for the caller to free. */
@@ -185,15 +212,29 @@ void cbn_store_parameters(void *to, const double *from, enum cbn_dtype dtype, co
 
 static inline double cbn_load(const void *array, enum cbn_dtype dtype, ptrdiff_t c)
 {
+    if (dtype == CBN_FLOAT16)
+        return (double)cbn_f16_to_float(((const cbn_f16 *)array)[c]);
+    if (dtype == CBN_BFLOAT16)
+        return (double)cbn_bf16_to_float(((const cbn_bf16 *)array)[c]);
     return dtype == CBN_FLOAT32 ? (double)((const float *)array)[c] : ((const double *)array)[c];
 }
 
 static inline void cbn_store(void *array, enum cbn_dtype dtype, ptrdiff_t c, double value)
 {
-    if (dtype == CBN_FLOAT32)
+    if (dtype == CBN_FLOAT16)
+        ((cbn_f16 *)array)[c] = cbn_float_to_f16(cbn_odd_float(value));
+    else if (dtype == CBN_BFLOAT16)
+        ((cbn_bf16 *)array)[c] = cbn_float_to_bf16(cbn_odd_float(value));
+    else if (dtype == CBN_FLOAT32)
         ((float *)array)[c] = (float)value;
     else
         ((double *)array)[c] = value;
+}
+
+static inline size_t cbn_itemsize(enum cbn_dtype dtype)
+{
+    static const size_t sizes[] = {4, 8, 2, 2, 1};
+    return sizes[dtype];
 }
 
 /* The default rounding and denormal handling, so that results do not depend on the caller's; enter returns what leave

@@ -3,10 +3,14 @@
  * SPDX-License-Identifier: BSD-3-Clause */
 #include <immintrin.h>
 
+#include "half.h"
+
 #define CBN_ISA avx2
 #define CBN_VEC 4
 typedef double cbn_vec __attribute__((vector_size(32)));
 typedef float cbn_floats __attribute__((vector_size(32)));
+typedef uint16_t cbn_halves __attribute__((vector_size(16)));
+typedef uint16_t cbn_halves_unaligned __attribute__((vector_size(16), aligned(2), may_alias));
 
 static inline cbn_vec cbn_widen_f32(const float *p)
 {
@@ -18,22 +22,60 @@ static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
     return _mm256_fmadd_pd(a, b, c);
 }
 
-static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+static inline cbn_floats cbn_most(cbn_floats most, cbn_floats v)
 {
-    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(p)), most);
+    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), v), most);
 }
 
-static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
+static inline cbn_floats cbn_join(cbn_vec low, cbn_vec high)
 {
-    if (streaming)
-        _mm_stream_ps(to, _mm256_cvtpd_ps(v));
-    else
-        _mm_storeu_ps(to, _mm256_cvtpd_ps(v));
+    return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
 }
 
 static inline void cbn_stream(double *to, cbn_vec v)
 {
     _mm256_stream_pd(to, v);
+}
+static inline cbn_floats cbn_load_f16(const cbn_f16 *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline cbn_halves cbn_from_floats_f16(cbn_floats v)
+{
+    return (cbn_halves)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+}
+
+static inline cbn_floats cbn_load_bf16(const cbn_bf16 *p)
+{
+    return (cbn_floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+}
+
+static inline cbn_halves cbn_from_floats_bf16(cbn_floats v)
+{
+    const __m256i bits = (__m256i)v, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i is_nan = (__m256i)_mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
+    const __m256i packed = _mm256_packus_epi32(high, high);
+    return (cbn_halves)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+
+static inline cbn_vec cbn_widen_f16(const cbn_f16 *p)
+{
+    return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+static inline cbn_vec cbn_widen_bf16(const cbn_bf16 *p)
+{
+    const __m128i words = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p));
+    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(words, 16)));
+}
+
+static inline void cbn_stream_halves(void *to, cbn_halves v)
+{
+    _mm_stream_si128((__m128i *)to, (__m128i)v);
 }
 #define CBN_STREAM_FENCE() _mm_sfence()
 

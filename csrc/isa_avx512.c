@@ -3,10 +3,14 @@
  * SPDX-License-Identifier: BSD-3-Clause */
 #include <immintrin.h>
 
+#include "half.h"
+
 #define CBN_ISA avx512
 #define CBN_VEC 8
 typedef double cbn_vec __attribute__((vector_size(64)));
 typedef float cbn_floats __attribute__((vector_size(64)));
+typedef uint16_t cbn_halves __attribute__((vector_size(32)));
+typedef uint16_t cbn_halves_unaligned __attribute__((vector_size(32), aligned(2), may_alias));
 
 static inline cbn_vec cbn_widen_f32(const float *p)
 {
@@ -18,22 +22,58 @@ static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
     return _mm512_fmadd_pd(a, b, c);
 }
 
-static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+static inline cbn_floats cbn_most(cbn_floats most, cbn_floats v)
 {
-    return _mm512_range_ps(most, _mm512_loadu_ps(p), 0x0b); /* the larger in size, without its sign */
+    return _mm512_range_ps(most, v, 0x0b); /* the larger in size, without its sign */
 }
 
-static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
+static inline cbn_floats cbn_join(cbn_vec low, cbn_vec high)
 {
-    if (streaming)
-        _mm256_stream_ps(to, _mm512_cvtpd_ps(v));
-    else
-        _mm256_storeu_ps(to, _mm512_cvtpd_ps(v));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
 }
 
 static inline void cbn_stream(double *to, cbn_vec v)
 {
     _mm512_stream_pd(to, v);
+}
+static inline cbn_floats cbn_load_f16(const cbn_f16 *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline cbn_halves cbn_from_floats_f16(cbn_floats v)
+{
+    return (cbn_halves)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+}
+
+static inline cbn_floats cbn_load_bf16(const cbn_bf16 *p)
+{
+    return (cbn_floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+}
+
+static inline cbn_halves cbn_from_floats_bf16(cbn_floats v)
+{
+    const __m512i bits = (__m512i)v, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i result = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return (cbn_halves)_mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
+}
+
+static inline cbn_vec cbn_widen_f16(const cbn_f16 *p)
+{
+    return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)));
+}
+
+static inline cbn_vec cbn_widen_bf16(const cbn_bf16 *p)
+{
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)));
+}
+
+static inline void cbn_stream_halves(void *to, cbn_halves v)
+{
+    _mm256_stream_si256((__m256i *)to, (__m256i)v);
 }
 #define CBN_STREAM_FENCE() _mm_sfence()
 

@@ -4,14 +4,50 @@
 #include <math.h>
 #include <string.h>
 
+#include "half.h"
+
 #define CBN_ISA baseline
 #define CBN_VEC 2
 typedef double cbn_vec __attribute__((vector_size(16)));
 typedef float cbn_floats __attribute__((vector_size(16)));
+typedef uint16_t cbn_halves __attribute__((vector_size(8)));
+typedef uint16_t cbn_halves_unaligned __attribute__((vector_size(8), aligned(2), may_alias));
 
 static inline cbn_vec cbn_fmadd(cbn_vec a, cbn_vec b, cbn_vec c)
 {
     return a * b + c;
+}
+
+static inline cbn_floats cbn_load_f16(const cbn_f16 *p)
+{
+    return cbn_f16_to_floats4(__builtin_convertvector(*(const cbn_halves_unaligned *)p, cbn_words4));
+}
+
+static inline cbn_halves cbn_from_floats_f16(cbn_floats v)
+{
+    return __builtin_convertvector(cbn_floats4_to_f16(v), cbn_halves);
+}
+
+static inline cbn_floats cbn_load_bf16(const cbn_bf16 *p)
+{
+    return (cbn_floats)(__builtin_convertvector(*(const cbn_halves_unaligned *)p, cbn_words4) << 16);
+}
+
+static inline cbn_halves cbn_from_floats_bf16(cbn_floats v)
+{
+    const cbn_words4 bits = (cbn_words4)v, rounded = bits + 0x7fff + (bits >> 16 & 1);
+    return __builtin_convertvector(cbn_choose4(rounded, bits | 0x400000, (cbn_words4)(v != v)) >> 16, cbn_halves);
+}
+
+static inline cbn_vec cbn_widen_f16(const cbn_f16 *p)
+{
+    const cbn_floats4 v = cbn_f16_to_floats4((cbn_words4){p[0].bits, p[1].bits});
+    return (cbn_vec){v[0], v[1]};
+}
+
+static inline cbn_vec cbn_widen_bf16(const cbn_bf16 *p)
+{
+    return (cbn_vec){cbn_bf16_to_float(p[0]), cbn_bf16_to_float(p[1])};
 }
 
 #if defined(__x86_64__)
@@ -20,21 +56,21 @@ static inline cbn_vec cbn_widen_f32(const float *p)
 {
     return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p)));
 }
-static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+static inline cbn_floats cbn_most(cbn_floats most, cbn_floats v)
 {
-    return _mm_max_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), _mm_loadu_ps(p)), most);
+    return _mm_max_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), v), most);
 }
-static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
+static inline cbn_floats cbn_join(cbn_vec low, cbn_vec high)
 {
-    const long long pair = _mm_cvtsi128_si64(_mm_castps_si128(_mm_cvtpd_ps(v)));
-    if (streaming)
-        _mm_stream_si64((long long *)(void *)to, pair);
-    else
-        memcpy(to, &pair, sizeof pair);
+    return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
 }
 static inline void cbn_stream(double *to, cbn_vec v)
 {
     _mm_stream_pd(to, v);
+}
+static inline void cbn_stream_halves(void *to, cbn_halves v)
+{
+    _mm_stream_si64((long long *)to, (long long)v);
 }
 #define CBN_STREAM_FENCE() _mm_sfence()
 #else
@@ -42,21 +78,23 @@ static inline cbn_vec cbn_widen_f32(const float *p)
 {
     return (cbn_vec){p[0], p[1]};
 }
-static inline cbn_floats cbn_most_f32(cbn_floats most, const float *p)
+static inline cbn_floats cbn_most(cbn_floats most, cbn_floats v)
 {
     for (int l = 0; l < 4; l++)
-        most[l] = fabsf(p[l]) > most[l] ? fabsf(p[l]) : most[l];
+        most[l] = fabsf(v[l]) > most[l] ? fabsf(v[l]) : most[l];
     return most;
 }
-static inline void cbn_narrow_f32(float *to, cbn_vec v, int streaming)
+static inline cbn_floats cbn_join(cbn_vec low, cbn_vec high)
 {
-    (void)streaming;
-    to[0] = (float)v[0];
-    to[1] = (float)v[1];
+    return (cbn_floats){(float)low[0], (float)low[1], (float)high[0], (float)high[1]};
 }
 static inline void cbn_stream(double *to, cbn_vec v)
 {
     *(cbn_vec *)to = v;
+}
+static inline void cbn_stream_halves(void *to, cbn_halves v)
+{
+    *(cbn_halves *)to = v;
 }
 #define CBN_STREAM_FENCE() (void)0
 #endif

@@ -5,6 +5,64 @@
 
 #include "internal.h"
 
+/* Out of line, so that no arithmetic moves across the switch of the rounding state. */
+__attribute__((noinline)) static double sum_of_positive(const double *weights, ptrdiff_t positions)
+{
+    double sum = 0;
+    for (ptrdiff_t i = 0; i < positions; i++)
+        sum += weights[i] > 0 ? weights[i] : 0;
+    return sum;
+}
+
+double cbn_count(const double *weights, ptrdiff_t positions)
+{
+    const unsigned long long saved = cbn_fp_enter();
+    const double count = sum_of_positive(weights, positions);
+    cbn_fp_leave(saved);
+    return count;
+}
+
+/* The places of the first values that count: along the first samples, or, where planes are small, one of each sample;
+ * these are the places that the kernels take without weights. */
+static void find_first(struct cbn_job *job)
+{
+    const struct cbn_plan *plan = &job->plan;
+    const int lanes = sizeof job->first.places / sizeof *job->first.places;
+    struct cbn_first *first = &job->first;
+    first->count = 0;
+    for (ptrdiff_t o = 0; o < plan->outer; o++)
+        for (ptrdiff_t i = 0; i < plan->inner; i++) {
+            if (!(job->weights[o * plan->inner + i] > 0))
+                continue;
+            first->places[first->count++] = o * plan->channels * plan->inner + i;
+            if (first->count == lanes)
+                return;
+            if (plan->inner < lanes)
+                break;
+        }
+}
+
+void cbn_set_options(struct cbn_job *job, const struct cbn_options *options)
+{
+    static const struct cbn_options none = {0};
+    const ptrdiff_t positions = job->plan.outer * job->plan.inner;
+    options = options ? options : &none;
+    job->bend = (struct cbn_bend){1, -1};
+    if (options->activation == CBN_LEAKY_RELU)
+        job->bend.slope = options->negative_slope;
+    else if (options->activation == CBN_RELU)
+        job->bend = (struct cbn_bend){0, 0};
+    job->residual = options->residual;
+    job->activated = options->activation == CBN_IDENTITY ? NULL : options->y;
+    job->dresidual = options->dresidual;
+    job->weights = options->weights;
+    job->count = (double)positions;
+    if (job->weights) {
+        job->count = cbn_count(job->weights, positions);
+        find_first(job);
+    }
+}
+
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
 {
     const size_t channels = (size_t)job->plan.channels, part = channels * (size_t)job->plan.pieces;
@@ -22,10 +80,16 @@ int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
 
 void cbn_set_output(struct cbn_output *out, const struct cbn_job *job, const struct cbn_region *region)
 {
-    const ptrdiff_t at = cbn_block_of(&out->block, &job->plan, region) * (ptrdiff_t)job->ops->itemsize;
-    out->x = (const char *)job->x + at;
-    out->dy = job->dy ? (const char *)job->dy + at : NULL;
-    out->y = (char *)job->y + at;
+    const ptrdiff_t at = cbn_block_of(&out->block, &job->plan, region), from = at * (ptrdiff_t)job->ops->itemsize;
+    const ptrdiff_t to = at * (ptrdiff_t)job->ops->output_itemsize;
+    out->x = (const char *)job->x + from;
+    out->dy = job->dy ? (const char *)job->dy + from : NULL;
+    out->activated = job->activated ? (const char *)job->activated + from : NULL;
+    out->residual = job->residual ? (const char *)job->residual + to : NULL;
+    out->y = (char *)job->y + to;
+    out->dresidual = job->dresidual ? (char *)job->dresidual + to : NULL;
+    out->weights = job->weights ? job->weights + region->sample * job->plan.inner + region->at : NULL;
+    out->bend = job->bend;
     out->mean = job->mean + region->first;
     out->scale = job->scale + region->first;
     out->shift = job->shift + region->first;

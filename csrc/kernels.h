@@ -2,19 +2,28 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector), cbn_vec (that vector),
- * cbn_widen_f32 and cbn_narrow_f32 (CBN_VEC floats to doubles and back), cbn_floats and cbn_most_f32 (a vector of
- * floats, and of two the larger in size), cbn_fmadd (with one rounding or with two), cbn_stream and CBN_STREAM_FENCE
- * (stores past the cache). Vectors are those of GNU C (gcc, clang). */
+ * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector), cbn_vec and cbn_floats (that
+ * vector, and one of floats), cbn_widen_<type> (CBN_VEC values to doubles), cbn_join (two vectors of doubles to one of
+ * floats), for the 16-bit types cbn_load_<type> and cbn_from_floats_<type> (2 * CBN_VEC values to floats and back),
+ * cbn_most (of two vectors the larger in size), cbn_fmadd (with one rounding or with two), cbn_stream, cbn_stream_halves
+ * and CBN_STREAM_FENCE (stores past the cache). Vectors are those of GNU C (gcc, clang). */
 #include <math.h>
 #include <string.h>
 
 #include "internal.h"
 
+/* loops over the few vectors that stay in registers */
+#if defined(__clang__)
+#define CBN_UNROLL _Pragma("unroll")
+#else
+#define CBN_UNROLL _Pragma("GCC unroll 8")
+#endif
 #define CBN_INLINE inline __attribute__((always_inline))
+/* what handles a few values at the ends of a run: once in the code */
+#define CBN_APART __attribute__((noinline))
 #define CBN_LANES 16
 #define CBN_VECS (CBN_LANES / CBN_VEC)
-#define CBN_EACH_VEC for (int v = 0; v < CBN_VECS; v++)
+#define CBN_EACH_VEC CBN_UNROLL for (int v = 0; v < CBN_VECS; v++)
 #define CBN_LOAD(p, v) (((cbn_vec_unaligned *)(p))[v])
 /* the largest sizes of CBN_LANES floats, in vectors */
 #define CBN_FLOATS (CBN_LANES / 2 / CBN_VEC)
@@ -32,31 +41,64 @@ struct cbn_most {
 #define CBN_LINE_BYTES 64
 
 typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
+typedef float cbn_floats_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
+typedef uint8_t cbn_bytes __attribute__((vector_size(2 * CBN_VEC), aligned(1), may_alias));
 
-static CBN_INLINE void cbn_raise_f32(struct cbn_most *most, const float *dy, const float *x)
-{
-    for (int v = 0; v < CBN_FLOATS; v++) {
-        most->x[v] = cbn_most_f32(most->x[v], x + v * 2 * CBN_VEC);
-        most->dy[v] = cbn_most_f32(most->dy[v], dy + v * 2 * CBN_VEC);
-    }
-}
-
-static CBN_INLINE void cbn_raise_f64(struct cbn_most *most, const double *dy, const double *x)
-{
-    (void)most, (void)dy, (void)x;
-}
+/* --- vectors of each type, in the type that the kernels compute in --- */
 
 static CBN_INLINE cbn_vec cbn_widen_f64(const double *p)
 {
     return *(const cbn_vec_unaligned *)p;
 }
 
-static CBN_INLINE void cbn_narrow_f64(double *to, cbn_vec v, int streaming)
+static CBN_INLINE cbn_vec cbn_load_f64(const double *p)
+{
+    return *(const cbn_vec_unaligned *)p;
+}
+
+static CBN_INLINE void cbn_put_f64(double *to, cbn_vec v, int streaming)
 {
     if (streaming)
         cbn_stream(to, v);
     else
         *(cbn_vec_unaligned *)to = v;
+}
+
+static CBN_INLINE cbn_floats cbn_load_f32(const float *p)
+{
+    return *(const cbn_floats_unaligned *)p;
+}
+
+static CBN_INLINE void cbn_put_f32(float *to, cbn_floats v, int streaming)
+{
+    if (streaming)
+        cbn_stream((double *)(void *)to, (cbn_vec)v);
+    else
+        *(cbn_floats_unaligned *)to = v;
+}
+
+static CBN_INLINE void cbn_put_halves(void *to, cbn_halves v, int streaming)
+{
+    if (streaming)
+        cbn_stream_halves(to, v);
+    else
+        *(cbn_halves_unaligned *)to = v;
+}
+
+static CBN_INLINE void cbn_put_f16(cbn_f16 *to, cbn_floats v, int streaming)
+{
+    cbn_put_halves(to, cbn_from_floats_f16(v), streaming);
+}
+
+static CBN_INLINE void cbn_put_bf16(cbn_bf16 *to, cbn_floats v, int streaming)
+{
+    cbn_put_halves(to, cbn_from_floats_bf16(v), streaming);
+}
+
+static CBN_INLINE cbn_floats cbn_load_u8(const uint8_t *p)
+{
+    typedef int32_t integers __attribute__((vector_size(8 * CBN_VEC)));
+    return __builtin_convertvector(__builtin_convertvector(*(const cbn_bytes *)p, integers), cbn_floats);
 }
 
 /* CBN_LANES values from lanes + n on: bits of ones in the last n of them */
@@ -71,6 +113,13 @@ typedef int64_t cbn_bits __attribute__((vector_size(8 * CBN_VEC)));
 static CBN_INLINE cbn_vec cbn_and(cbn_vec a, cbn_vec mask)
 {
     return (cbn_vec)((cbn_bits)a & (cbn_bits)mask);
+}
+
+/* cbn_odd_float, before the last step */
+static CBN_INLINE cbn_vec cbn_odd(cbn_vec v)
+{
+    const cbn_bits bits = (cbn_bits)v, rest = (cbn_bits){0} + 0x1fffffff;
+    return (cbn_vec)((bits & ~rest) | (((bits & rest) != 0) & ((cbn_bits){0} + 0x20000000)));
 }
 
 static CBN_INLINE cbn_vec cbn_splat(double value)
@@ -127,6 +176,28 @@ static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
         CBN_STREAM_FENCE();
 }
 
+/* How a pass over an output is compiled: FUSED with residual and activation. For dx: WIDE in double, MIXED where some
+ * channels need that, else in float32; in spans each channel is looked at. For y: MIXED where a line is wide. */
+enum cbn_how { CBN_PLAIN = 0, CBN_FUSED = 1, CBN_WIDE = 2, CBN_MIXED = 4 };
+
+/* What sums are compiled for: of x, or of dy; after an activation; with weights. The largest values are of use only
+ * where dx may be computed in float32. */
+enum cbn_kind { CBN_BACKWARD = 1, CBN_ACTIVATED = 2, CBN_WEIGHTED = 4 };
+#define CBN_RAISES(kind) (((kind) & (CBN_BACKWARD | CBN_WEIGHTED)) == CBN_BACKWARD)
+
+static CBN_INLINE void cbn_raise_most(struct cbn_most *most, const struct cbn_most *by)
+{
+    for (int v = 0; v < CBN_FLOATS; v++) {
+        most->x[v] = cbn_most(most->x[v], by->x[v]);
+        most->dy[v] = cbn_most(most->dy[v], by->dy[v]);
+    }
+}
+
+static CBN_INLINE int cbn_is_fused(const struct cbn_output *out)
+{
+    return out->residual || out->activated || out->dresidual || out->bend.slope != 1 || !out->bend.keep;
+}
+
 /* One channel's y = (x - mean) * scale + shift, in double if `wide`. */
 struct cbn_line {
     double mean, scale, shift;
@@ -147,6 +218,15 @@ static CBN_INLINE void cbn_spread(double *column, const double *channel, const s
         memcpy(column + f * group, column, (size_t)group * sizeof *column);
 }
 
+/* For each column, which of the positions that its row covers it has. */
+static CBN_INLINE void cbn_number_positions(uint16_t *position, const struct cbn_block *b)
+{
+    for (ptrdiff_t f = 0; f < b->fold; f++)
+        for (ptrdiff_t c = 0; c < b->channels; c++)
+            for (ptrdiff_t i = 0; i < b->inner; i++)
+                *position++ = (uint16_t)(f * b->inner + i);
+}
+
 /* The sum of n values, by way of lanes; the last lanes without the values that were taken before. */
 static CBN_INLINE double cbn_sum_of(const double *values, ptrdiff_t n)
 {
@@ -163,6 +243,22 @@ static CBN_INLINE double cbn_sum_of(const double *values, ptrdiff_t n)
     CBN_EACH_VEC
         CBN_LOAD(lanes, v) = s[v] + cbn_and(CBN_LOAD(last, v), CBN_LOAD(mask, v));
     return cbn_fold_lanes(lanes);
+}
+
+/* dy where y > 0 (or is NaN), else what the other side of the activation lets through. */
+static CBN_INLINE cbn_vec cbn_bent(cbn_vec dy, cbn_vec y, struct cbn_bend bend)
+{
+    const cbn_bits below = (cbn_bits)(y <= 0);
+    const cbn_bits less = (cbn_bits)(dy * bend.slope) & (bend.keep - (cbn_bits){0});
+    return (cbn_vec)(((cbn_bits)dy & ~below) | (less & below));
+}
+
+/* In float32, as dx is computed from it. */
+static CBN_INLINE cbn_floats cbn_bent_floats(cbn_floats dy, cbn_floats y, struct cbn_bend bend)
+{
+    const cbn_bits below = (cbn_bits)(y <= 0);
+    const cbn_bits less = (cbn_bits)(dy * (float)bend.slope) & (bend.keep - (cbn_bits){0});
+    return (cbn_floats)(((cbn_bits)dy & ~below) | (less & below));
 }
 
 /* The largest of n values, none of which is negative: their bits are in the same order, and compilers find the largest
@@ -211,19 +307,52 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
 }
 
 #define T float
+#define A float
 #define FN(name) name##_f32
-#define WIDEN cbn_widen_f32
-#define NARROW cbn_narrow_f32
-#define RAISE cbn_raise_f32
-#define T_IS_WIDE 0
+#define OF(name) name##_f32
+#define GET(value) (value)
+#define SET(value) (value)
+#define FROM_DOUBLE(value) ((float)(value))
 #include "kernels_tmpl.h"
 
 #define T double
+#define A double
 #define FN(name) name##_f64
-#define WIDEN cbn_widen_f64
-#define NARROW cbn_narrow_f64
-#define RAISE cbn_raise_f64
-#define T_IS_WIDE 1
+#define OF(name) name##_f64
+#define GET(value) (value)
+#define SET(value) (value)
+#define FROM_DOUBLE(value) (value)
+#include "kernels_tmpl.h"
+
+#define T cbn_f16
+#define A float
+#define FN(name) name##_f16
+#define OF(name) name##_f16
+#define GET(value) cbn_f16_to_float(value)
+#define SET(value) cbn_float_to_f16(value)
+#define FROM_DOUBLE(value) cbn_float_to_f16(cbn_odd_float(value))
+#include "kernels_tmpl.h"
+
+#define T cbn_bf16
+#define A float
+#define FN(name) name##_bf16
+#define OF(name) name##_bf16
+#define GET(value) cbn_bf16_to_float(value)
+#define SET(value) cbn_float_to_bf16(value)
+#define FROM_DOUBLE(value) cbn_float_to_bf16(cbn_odd_float(value))
+#include "kernels_tmpl.h"
+
+/* images: only y = (x - mean) * scale + shift */
+#define X uint8_t
+#define T float
+#define A float
+#define FN(name) name##_u8
+#define OF(name) name##_f32
+#define LOAD_X cbn_load_u8
+#define GET_X(value) ((float)(value))
+#define GET(value) (value)
+#define SET(value) (value)
+#define FROM_DOUBLE(value) ((float)(value))
 #include "kernels_tmpl.h"
 
 #define CBN_JOIN_(a, b) a##b
@@ -232,4 +361,5 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
 #define CBN_STRING(a) CBN_STRING_(a)
 
 /* the only symbol of this file that others see; the runtime's choice is made in dispatch.c */
-const struct cbn_kernels CBN_JOIN(cbn_kernels_, CBN_ISA) = {CBN_STRING(CBN_ISA), {&ops_f32, &ops_f64}};
+const struct cbn_kernels CBN_JOIN(cbn_kernels_, CBN_ISA) = {
+    CBN_STRING(CBN_ISA), {&ops_f32, &ops_f64, &ops_f16, &ops_bf16, &ops_u8}};

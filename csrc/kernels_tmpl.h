@@ -2,14 +2,34 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Included by kernels.h once for each element type, with T (the type), FN(name) (its suffix), WIDEN (a vector of T
- * to doubles), NARROW (and back, to memory), RAISE (keeps the largest values, for float) and T_IS_WIDE (T is double).
- * Everything is static.
+ * Included by kernels.h once for each element type, with T (the type), A (the one that is computed in, float or
+ * double), FN(name) (its suffix), OF(name) (the suffix of T's vectors), GET, SET and FROM_DOUBLE (one value from T to A,
+ * back, and from double, rounded once). Where x has another type than y, also X, LOAD_X and GET_X. Everything is static.
  *
  * Same bits everywhere: a reduction is written as CBN_LANES independent sums, which any vector width computes in the
  * same way, and every other loop is elementwise. Nothing may be reassociated or contracted (-ffp-contract=off). */
 
+#define A_IS_DOUBLE (sizeof(A) == sizeof(double))
+
+#ifdef X
+#include "outputs_tmpl.h"
+
+#include "affine_tmpl.h"
+
+static const struct cbn_ops FN(ops) = {
+    .itemsize = sizeof(X),
+    .output_itemsize = sizeof(T),
+    .affine = {FN(open_spans), FN(open_columns)},
+};
+#else
+#define X T
+#define LOAD_X OF(cbn_load)
+#define GET_X GET
+#include "anchors_tmpl.h"
+
 #include "sums_tmpl.h"
+
+#include "sums_columns_tmpl.h"
 
 #include "outputs_tmpl.h"
 
@@ -19,20 +39,31 @@
 
 #include "grad_columns_tmpl.h"
 
+#include "open_grad_tmpl.h"
+
 static const struct cbn_ops FN(ops) = {
     .itemsize = sizeof(T),
-    .far = T_IS_WIDE ? 2 : 1024, /* float32 results do not see the ten bits that a worse anchor costs */
+    .output_itemsize = sizeof(T),
+    .is_double = A_IS_DOUBLE,
+    .far = A_IS_DOUBLE ? 2 : 1024, /* float32 results do not see the ten bits that a worse anchor costs */
     .anchors = FN(anchors),
     .sums = {FN(sums_rows), FN(sums_columns)},
     .affine = {FN(open_spans), FN(open_columns)},
     .input_grad = {FN(open_grad_spans), FN(open_grad_columns)},
 };
+#endif
 
+#undef X
 #undef T
+#undef A
 #undef FN
-#undef WIDEN
-#undef NARROW
-#undef RAISE
+#undef OF
+#undef LOAD_X
+#undef GET_X
+#undef GET
+#undef SET
+#undef FROM_DOUBLE
+#undef A_IS_DOUBLE
 #undef LINE
-#undef TVEC
-#undef T_IS_WIDE
+#undef AVEC
+#undef DOUBLES

@@ -18,7 +18,8 @@ void cbn_step_anchors(struct cbn_job *job, const struct cbn_region *region, stru
     (void)out;
     struct cbn_block block;
     const size_t at = (size_t)cbn_block_of(&block, &job->plan, region) * job->ops->itemsize;
-    job->ops->anchors(job->anchor + region->first, (const char *)job->x + at, &block);
+    job->ops->anchors(job->anchor + region->first, (const char *)job->x + at, &block,
+                      job->weights ? &job->first : NULL);
 }
 
 void cbn_step_sums(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
@@ -31,8 +32,14 @@ void cbn_step_sums(struct cbn_job *job, const struct cbn_region *region, struct 
         to.most_x = job->parts.most_x + part;
         to.most_dy = job->parts.most_dy + part;
     }
-    job->ops->sums[job->plan.layout](&to, job->dy ? (const char *)job->dy + at : NULL, (const char *)job->x + at,
-                                     job->anchor + region->first, &block, out);
+    const struct cbn_source from = {
+        .x = (const char *)job->x + at,
+        .dy = job->dy ? (const char *)job->dy + at : NULL,
+        .activated = job->activated ? (const char *)job->activated + at : NULL,
+        .weights = job->weights ? job->weights + region->sample * job->plan.inner + region->at : NULL,
+        .bend = job->bend,
+    };
+    job->ops->sums[job->plan.layout](&to, &from, job->anchor + region->first, &block, out);
 }
 
 static void add(double *restrict to, const double *restrict part, const struct cbn_region *region)
@@ -55,7 +62,7 @@ void cbn_merge_parts(struct cbn_job *job, const struct cbn_region *region)
 /* Mean and m2 from the merged sums. */
 static void finish(struct cbn_job *job, const struct cbn_region *region)
 {
-    const double *sum = job->sum, *dot = job->dot, *anchor = job->anchor, count = cbn_count_of(job);
+    const double *sum = job->sum, *dot = job->dot, *anchor = job->anchor, count = job->count;
     double *mean = job->mean, *m2 = job->m2;
     cbn_merge_parts(job, region);
     CBN_EACH_CHANNEL (region) {
@@ -68,7 +75,7 @@ static void finish(struct cbn_job *job, const struct cbn_region *region)
 void cbn_step_moments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double *sum = job->sum, *dot = job->dot, *mean = job->mean, count = cbn_count_of(job), limit = job->ops->far;
+    const double *sum = job->sum, *dot = job->dot, *mean = job->mean, count = job->count, limit = job->ops->far;
     double *far = job->far, *anchor = job->anchor;
     finish(job, region);
     CBN_EACH_CHANNEL (region) {
@@ -94,15 +101,18 @@ void cbn_step_remoments(struct cbn_job *job, const struct cbn_region *region, st
     finish(job, region); /* the channels that were not far get what they had */
 }
 
-int cbn_moments(double *mean, double *m2, const void *x, enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels,
-                ptrdiff_t inner, int num_threads)
+int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_options *options, enum cbn_dtype dtype,
+                ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
 {
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .m2 = m2};
     memset(mean, 0, (size_t)channels * sizeof *mean);
     memset(m2, 0, (size_t)channels * sizeof *m2);
     if (outer == 0 || channels == 0 || inner == 0)
         return CBN_OK;
-    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .m2 = m2};
     cbn_make_plan(&job.plan, outer, channels, inner);
+    cbn_set_options(&job, options);
+    if (job.count == 0)
+        return CBN_OK;
     double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far};
     if (cbn_job_alloc(&job, arrays, 4, 2))
         return CBN_NO_MEMORY;

@@ -4,34 +4,55 @@
 
 /* --- outputs: elementwise, so that any cut of a run into parts gives the same bits --- */
 
-#define LINE ((ptrdiff_t)(CBN_LINE_BYTES / sizeof(T)))
-#define TVEC ((ptrdiff_t)(sizeof(cbn_vec) / sizeof(T)))
-typedef T FN(tvec) __attribute__((vector_size(sizeof(cbn_vec)), aligned(sizeof(T)), may_alias));
+/* values that are written together: a line of memory, or half of one of 16-bit values */
+#define LINE ((ptrdiff_t)(CBN_LINE_BYTES / sizeof(A)))
+#define AVEC ((ptrdiff_t)(sizeof(cbn_vec) / sizeof(A)))
+#define DOUBLES (sizeof(double) / sizeof(A)) /* vectors of doubles for AVEC values */
+typedef A FN(avec) __attribute__((vector_size(sizeof(cbn_vec)), aligned(sizeof(A)), may_alias));
 
-static CBN_INLINE FN(tvec) FN(load)(const T *p)
+static CBN_INLINE FN(avec) FN(numbers)(const A *p)
 {
-    return *(const FN(tvec) *)p;
+    return *(const FN(avec) *)p;
 }
 
-static CBN_INLINE void FN(put)(T *y, FN(tvec) v, int streaming)
+static CBN_INLINE FN(avec) FN(splat)(A value)
 {
-    if (streaming)
-        cbn_stream((double *)(void *)y, (cbn_vec)v);
-    else
-        *(FN(tvec) *)y = v;
+    return value - (FN(avec)){0};
 }
 
 /* `b` where the mask has ones, else `a` */
-static CBN_INLINE FN(tvec) FN(select)(FN(tvec) a, FN(tvec) b, FN(tvec) mask)
+static CBN_INLINE FN(avec) FN(select)(FN(avec) a, FN(avec) b, FN(avec) mask)
 {
-    typedef int8_t bytes __attribute__((vector_size(sizeof(cbn_vec))));
-    return (FN(tvec))(((bytes)a & ~(bytes)mask) | ((bytes)b & (bytes)mask));
+    return (FN(avec))(((cbn_bits)a & ~(cbn_bits)mask) | ((cbn_bits)b & (cbn_bits)mask));
 }
 
 /* numbers[0], and numbers[1] where the mask has ones */
-static CBN_INLINE FN(tvec) FN(blend)(const T *numbers, const T *mask)
+static CBN_INLINE FN(avec) FN(blend)(const A *numbers, const A *mask)
 {
-    return FN(select)(numbers[0] - (FN(tvec)){0}, numbers[1] - (FN(tvec)){0}, FN(load)(mask));
+    return FN(select)(FN(splat)(numbers[0]), FN(splat)(numbers[1]), FN(numbers)(mask));
+}
+
+/* AVEC doubles, ready to be put: rounded here or there, but not twice. */
+static CBN_INLINE FN(avec) FN(rounded)(const cbn_vec *v)
+{
+    if (A_IS_DOUBLE)
+        return (FN(avec))v[0];
+    if (sizeof(T) == sizeof(A))
+        return (FN(avec))cbn_join(v[0], v[1]);
+    return (FN(avec))cbn_join(cbn_odd(v[0]), cbn_odd(v[1]));
+}
+
+/* --- activations --- */
+
+static CBN_INLINE A FN(bent_one)(A v, A by, struct cbn_bend bend)
+{
+    return by <= 0 ? (bend.keep ? v * (A)bend.slope : 0) : v;
+}
+
+static CBN_INLINE FN(avec) FN(bent)(FN(avec) v, FN(avec) by, struct cbn_bend bend)
+{
+    const FN(avec) less = (FN(avec))((cbn_bits)(v * (A)bend.slope) & (bend.keep - (cbn_bits){0}));
+    return FN(select)(v, less, (FN(avec))(by <= 0));
 }
 
 /* The first place from j on where y has a line of memory begin, or `end`: streaming stores write whole lines. */
@@ -55,30 +76,49 @@ static CBN_INLINE ptrdiff_t FN(part_end)(const T *y, ptrdiff_t j, ptrdiff_t run,
 
 /* A run, and numbers of its channels in the columns of `out`. */
 struct FN(span) {
-    const T *x, *dy;
-    T *y;
+    const X *x;
+    const T *dy, *residual, *activated;
+    T *y, *dresidual;
     const struct cbn_output *out;
+    struct cbn_bend bend;
+    int aligned; /* dresidual lies in lines of memory as y does */
 };
 
+static CBN_INLINE struct FN(span) FN(span_from)(const struct cbn_output *out, ptrdiff_t first)
+{
+    return (struct FN(span)){
+        .x = (const X *)out->x + first,
+        .dy = out->dy ? (const T *)out->dy + first : NULL,
+        .residual = out->residual ? (const T *)out->residual + first : NULL,
+        .activated = out->activated ? (const T *)out->activated + first : NULL,
+        .y = (T *)out->y + first,
+        .dresidual = out->dresidual ? (T *)out->dresidual + first : NULL,
+        .out = out,
+        .bend = out->bend,
+        .aligned = ((uintptr_t)out->dresidual - (uintptr_t)out->y) % CBN_LINE_BYTES == 0,
+    };
+}
+
 /* Writes the values [at, end) of channel c; or so many whole lines; or one line, whose first `left` values are the last
- * of channel c. */
-typedef void FN(ones_fn)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end);
-typedef void FN(lines_fn)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming);
-typedef void FN(seam_fn)(struct FN(span) span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming);
+ * of channel c. `how` is enum cbn_how, a constant where these are inlined. */
+typedef void FN(ones_fn)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int how);
+typedef void FN(lines_fn)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end, int streaming,
+                          int how);
+typedef void FN(seam_fn)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left, int streaming,
+                         int how);
 
 /* Writes the run that starts at index `first` from out->at to `end`. */
 static CBN_INLINE void FN(write_span)(struct cbn_output *out, ptrdiff_t first, ptrdiff_t end, FN(ones_fn) *ones,
-                                      FN(lines_fn) *lines, FN(seam_fn) *seam, int streaming)
+                                      FN(lines_fn) *lines, FN(seam_fn) *seam, int streaming, int how)
 {
-    const struct FN(span) span = {(const T *)out->x + first, out->dy ? (const T *)out->dy + first : NULL,
-                                  (T *)out->y + first, out};
+    const struct FN(span) span = FN(span_from)(out, first);
     const ptrdiff_t length = out->block.length;
     ptrdiff_t c = out->channel, j = out->at, limit = length == out->block.inner ? (c + 1) * length : length;
     ptrdiff_t lone = streaming ? FN(line_start)(span.y, j, end) : j;
     for (;; lone = end) { /* what comes before the first whole line, then lines, then the rest */
         while (j < lone) {
             const ptrdiff_t stop = limit < lone ? limit : lone;
-            ones(span, c, j, stop);
+            ones(&span, c, j, stop, how);
             j = stop;
             if (j == limit)
                 c++, limit += length;
@@ -87,12 +127,12 @@ static CBN_INLINE void FN(write_span)(struct cbn_output *out, ptrdiff_t first, p
             break;
         while (j + LINE <= end) {
             const ptrdiff_t stop = j + (((limit < end ? limit : end) - j) & -LINE);
-            lines(span, c, j, stop, streaming);
+            lines(&span, c, j, stop, streaming, how);
             j = stop;
             if (limit - j >= LINE || j + LINE > end)
                 continue;
             if (limit > j) {
-                seam(span, c, j, limit - j, streaming);
+                seam(&span, c, j, limit - j, streaming, how);
                 j += LINE;
             }
             c++, limit += length;
@@ -103,7 +143,7 @@ static CBN_INLINE void FN(write_span)(struct cbn_output *out, ptrdiff_t first, p
 
 /* A run is all channels of a sample; or, of planes that are cut, the part of one channel. */
 static CBN_INLINE void FN(advance_spans)(struct cbn_output *out, ptrdiff_t values, FN(ones_fn) *ones,
-                                         FN(lines_fn) *lines, FN(seam_fn) *seam)
+                                         FN(lines_fn) *lines, FN(seam_fn) *seam, int how)
 {
     const struct cbn_block *b = &out->block;
     const int whole = b->length == b->inner;
@@ -112,9 +152,9 @@ static CBN_INLINE void FN(advance_spans)(struct cbn_output *out, ptrdiff_t value
         const ptrdiff_t first = out->sample * b->stride + (whole ? 0 : out->channel * b->inner);
         const ptrdiff_t end = FN(part_end)((const T *)out->y + first, out->at, run, values);
         if (b->streaming)
-            FN(write_span)(out, first, end, ones, lines, seam, 1);
+            FN(write_span)(out, first, end, ones, lines, seam, 1, how);
         else
-            FN(write_span)(out, first, end, ones, lines, seam, 0);
+            FN(write_span)(out, first, end, ones, lines, seam, 0, how);
         values -= end - out->at;
         out->at = end;
         if (end < run)
@@ -129,27 +169,24 @@ static CBN_INLINE void FN(advance_spans)(struct cbn_output *out, ptrdiff_t value
 
 /* --- columns: numbers that are laid out as the values are, for samples side by side --- */
 
-/* Value j of a run; the LINE values from j on, to y. */
-typedef T FN(one_fn)(const void *run, ptrdiff_t j);
-typedef void FN(line_fn)(T *y, const void *run, ptrdiff_t j, int streaming);
+/* Writes the values [j, end) of a run; or the LINE values from j on, to y. */
+typedef void FN(some_fn)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how);
+typedef void FN(line_fn)(T *y, const struct FN(span) *span, ptrdiff_t j, int streaming, int how);
 
-/* Writes the values [j, end) of a run to y. */
-static CBN_INLINE void FN(emit)(T *y, FN(one_fn) *one, FN(line_fn) *line, const void *run, ptrdiff_t j, ptrdiff_t end,
-                                int streaming)
+/* Writes the values [j, end) of the run that starts at index `first`. */
+static CBN_INLINE void FN(emit)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end,
+                                FN(some_fn) *some, FN(line_fn) *line, int how)
 {
-    if (streaming) {
-        const ptrdiff_t start = FN(line_start)(y, j, end);
-        CBN_IVDEP
-        for (ptrdiff_t h = j; h < start; h++)
-            y[h] = one(run, h);
+    const struct FN(span) span = FN(span_from)(out, first);
+    if (out->block.streaming) {
+        const ptrdiff_t start = FN(line_start)(span.y, j, end);
+        some(&span, j, start, how);
         for (j = start; j + LINE <= end; j += LINE)
-            line(y + j, run, j, 1);
+            line(span.y + j, &span, j, 1, how);
     } else
         for (; j + LINE <= end; j += LINE)
-            line(y + j, run, j, 0);
-    CBN_IVDEP
-    for (ptrdiff_t t = j; t < end; t++)
-        y[t] = one(run, t);
+            line(span.y + j, &span, j, 0, how);
+    some(&span, j, end, how);
 }
 
 /* Writes the values [j, end) of the run that starts at index `first`. */

@@ -4,7 +4,7 @@
 #include "internal.h"
 
 /* Out of line, so that no arithmetic moves across the switch of the rounding state. */
-__attribute__((noinline)) static void update(void *running, const double *value, double factor, double divisor,
+__attribute__((noinline)) static void update(void *running, const double *value, double divisor, double factor,
                                              enum cbn_dtype dtype, ptrdiff_t channels)
 {
     for (ptrdiff_t c = 0; c < channels; c++) {
@@ -13,13 +13,10 @@ __attribute__((noinline)) static void update(void *running, const double *value,
     }
 }
 
-void cbn_update_running(void *running_mean, void *running_var, const double *mean, const double *m2, double momentum,
-                        int64_t count, int unbiased, enum cbn_dtype param_dtype, ptrdiff_t channels)
+void cbn_update_running(void *running, const double *value, double divisor, double momentum,
+                        enum cbn_dtype stat_dtype, ptrdiff_t channels)
 {
-    if (count == 0)
-        return;
     const unsigned long long saved = cbn_fp_enter();
-    update(running_mean, mean, momentum, 1, param_dtype, channels);
-    update(running_var, m2, momentum, (double)(unbiased && count > 1 ? count - 1 : count), param_dtype, channels);
+    update(running, value, divisor, momentum, stat_dtype, channels);
     cbn_fp_leave(saved);
 }

@@ -180,8 +180,13 @@ def test_float32_layer_takes_float64():
     assert layer.check(x).ok
     layer(x)
     assert layer.backward(x).dtype == np.float64 and layer.weight_grad.dtype == np.float32
-    with pytest.raises(TypeError, match="weight must have dtype float32, as x has; got float64"):
-        made(dtype=np.float64)(x.astype(np.float32))
+
+
+def test_float64_layer_takes_float32():
+    layer, x = made(dtype=np.float64), filled((6, 3), 1, np.float32)
+    assert layer.check(x).ok
+    assert layer(x).dtype == np.float32
+    assert layer.backward(x).dtype == np.float32 and layer.weight_grad.dtype == np.float64
 
 
 def test_lists():
@@ -229,7 +234,11 @@ def test_torch_attributes():
 
 FAILING = {
     "channels": (lambda layer, x: layer(x[:, :2]), ValueError, r"x must have 3 channels on axis 1; got 2"),
-    "dtype": (lambda layer, x: layer(x.astype(int)), TypeError, "x must be float32 or float64; got int64"),
+    "dtype": (
+        lambda layer, x: layer(x.astype(int)),
+        TypeError,
+        "x must be float32, float64, float16 or bfloat16; got int64",
+    ),
     "one value": (lambda layer, x: layer(x[:1, :, :1]), ValueError, "Expected more than 1 value per channel"),
     "out": (lambda layer, x: layer(x, out=np.zeros((1, 3), np.float32)), ValueError, "out must have shape"),
     "masked": (lambda layer, x: layer(np.ma.masked_array(x)), TypeError, "x must be an array without a mask"),
@@ -313,7 +322,7 @@ def test_affine_map_of_a_negative_variance():
 def test_affine_map_of_damaged_statistics():
     layer = made()
     layer.running_var = np.ones(3, np.int32)  # half as long in memory as what a float64 reader would expect
-    with pytest.raises(TypeError, match="running_var must be float32 or float64; got int32"):
+    with pytest.raises(TypeError, match="running_var must be float32, float64, float16 or bfloat16; got int32"):
         layer.affine_map()
     layer.running_var = np.array([1, -9, 2, -9, 3, -9], np.float32)[::2]
     assert layer.affine_map()[0].shape == (3,)

@@ -33,6 +33,21 @@ def test_precision_is_wider_than_the_input(dtype):
     assert all(a.dtype == wide for a in reference.batch_norm_forward(x))
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "uint8", "int64", ">f4", ">f8"])
+def test_dtypes(name):
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name
+    x, dy = (np.abs(filled((4, 2, 5), 1, np.float64, seed=seed) * 20).astype(dtype) for seed in range(2))
+    weight, bias = parameters(2, np.float32)
+    y, mean, inv_std = reference.batch_norm_forward(x, weight, bias, activation="relu", residual=dy)
+    first = reference.batch_norm_backward(dy, x, mean, inv_std, weight, activation="relu", y=y, residual=True)
+    second = reference.batch_norm_double_backward(dy, bias, bias, dy, x, mean, inv_std, weight)
+    wide = np.longdouble if name == ">f8" else np.float64
+    assert all(a.dtype == wide for a in (y, mean, inv_std, *first, *second))
+    exact = reference.batch_norm_forward(x.astype(np.longdouble), weight, bias, activation="relu", residual=dy)
+    for a, b in zip((y, mean, inv_std), exact, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_large_offset_in_every_layout(axis):
     """Integers: sums are exact in float64, so that the moments are known whatever the offset."""
@@ -82,3 +97,16 @@ def test_inference_and_running_update():
     wide = x.astype(np.float64)
     np.testing.assert_allclose(mean, (wide.mean(0) + np.array([1, 2, 3])) / 2, rtol=1e-6)
     np.testing.assert_allclose(var, (wide.var(0, ddof=1) + np.array([4, 9, 16])) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nan_stays_in_its_channel(training):
+    x = filled((6, 3), 1, np.float32)
+    x[2, 1] = np.nan
+    _, mean, inv_std = reference.batch_norm_forward(x)
+    if not training:
+        mean, inv_std = np.zeros(3), np.ones(3)
+    dx, dweight, dbias = reference.batch_norm_backward(np.ones((6, 3)), x, mean, inv_std, training=training)
+    np.testing.assert_array_equal(np.isnan(dweight), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(dx).any(axis=0), [False, training, False])
+    np.testing.assert_array_equal(dbias, 6)

@@ -218,8 +218,8 @@ def test_concurrent_calls_agree():
 def test_one_symbol_for_each_isa(tmp_path):
     """The only global symbol that an instruction set's object may define is its table."""
     root = Path(__file__).parent.parent / "csrc"
-    avx512 = ["-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]
-    flags = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "avx512": avx512}
+    avx512 = ["-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]
+    flags = {"baseline": [], "avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": avx512}
     for isa in cbn.available_isas():
         command = ["gcc", "-std=c11", "-O3", "-fPIC", *flags[isa], f"-I{root}/include", "-c", "-o", tmp_path / "o"]
         subprocess.run([*command, root / f"isa_{isa}.c"], check=True)

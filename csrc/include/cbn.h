@@ -8,9 +8,10 @@
  *
  * What holds for every function:
  * - outputs come first, then inputs, parameters, sizes; arguments are trusted, not checked;
- * - arrays have the element type named by `dtype`; weight, bias, running_mean, running_var, dweight and dbias
- *   have the one named by `param_dtype`; mean, m2 and inv_std are always double;
- * - weight and bias may be NULL (1 and 0); y and dx may be exactly x or dy, but no other overlap is allowed;
+ * - arrays have the element type named by `dtype`; weight, bias, dweight and dbias have the one named by `param_dtype`,
+ *   running_mean and running_var the one named by `stat_dtype`; mean, m2 and inv_std are always double;
+ * - weight and bias may be NULL (1 and 0), options may be NULL (none); y and dx may be exactly x or dy, but no other
+ *   overlap is allowed;
  * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller;
  * - the return value is CBN_OK, or CBN_NO_MEMORY, after which the outputs are unspecified and inputs untouched.
  */
@@ -33,38 +34,61 @@ extern "C" {
 /* Calls on fewer values than this run on the calling thread, whatever num_threads is. */
 #define CBN_LEAST_PARALLEL 65536
 
-enum cbn_dtype { CBN_FLOAT32 = 0, CBN_FLOAT64 = 1 };
+/* CBN_UINT8 is for x of cbn_inference only; y is then float32. */
+enum cbn_dtype { CBN_FLOAT32 = 0, CBN_FLOAT64 = 1, CBN_FLOAT16 = 2, CBN_BFLOAT16 = 3, CBN_UINT8 = 4 };
 enum cbn_status { CBN_OK = 0, CBN_NO_MEMORY = 1 };
+enum cbn_activation { CBN_IDENTITY = 0, CBN_RELU = 1, CBN_LEAKY_RELU = 2 };
 
-/* mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count.
- * An empty channel has mean 0 and m2 0. */
-CBN_API int cbn_moments(double *mean, double *m2, const void *x, enum cbn_dtype dtype, ptrdiff_t outer,
-                        ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+/* What a call does beyond plain batch normalization; the zeros of `struct cbn_options options = {0}` do nothing.
+ * Arrays of values have the dtype and sizes of x. */
+struct cbn_options {
+    /* y = activation(bn(x) + residual), where max(v, 0) is RELU, and LEAKY_RELU v > 0 ? v : negative_slope * v with
+     * negative_slope >= 0. y may be the residual. */
+    enum cbn_activation activation;
+    double negative_slope;
+    const void *residual;
+    /* In backward, activation and negative_slope as before; y is what the forward call returned, and dy passes where
+     * y > 0. dresidual, if not NULL, becomes what has passed. It may not be x, y or dx. */
+    const void *y;
+    void *dresidual;
+    /* weights[outer * inner], of the positions, or NULL. In statistics a value counts as often as its weight says, 0
+     * or more. A negative weight masks a position: nothing there counts, nor does its dy; its dx is 0. */
+    const double *weights;
+};
+
+/* mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count, where count is outer * inner
+ * or, with weights, cbn_count(weights). An empty channel has mean 0 and m2 0. */
+CBN_API int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_options *options,
+                        enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+
+/* The sum of those weights that are not negative. */
+CBN_API double cbn_count(const double *weights, ptrdiff_t positions);
 
 /* Training: y = (x - mean) * inv_std * weight + bias with inv_std = 1 / sqrt(m2 / count + eps), which is 0 where
  * the root is 0. Ioffe & Szegedy 2015, Algorithm 1. y may be x. */
 CBN_API int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *x, const void *weight,
-                        const void *bias, double eps, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
-                        ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+                        const void *bias, double eps, const struct cbn_options *options, enum cbn_dtype dtype,
+                        enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
+                        int num_threads);
 
 /* Inference: y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. Algorithm 2, line 11. y may be x. */
 CBN_API int cbn_inference(void *y, const void *x, const void *weight, const void *bias, const void *running_mean,
-                          const void *running_var, double eps, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
+                          const void *running_var, double eps, const struct cbn_options *options,
+                          enum cbn_dtype dtype, enum cbn_dtype param_dtype, enum cbn_dtype stat_dtype,
                           ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
 /* Gradients. With x_hat = (x - mean) * inv_std: dbias = sum dy, dweight = sum dy * x_hat, and
  * dx = weight * inv_std * (dy - dbias / count - x_hat * dweight / count) if the statistics came from x
  * (`training` != 0), weight * inv_std * dy if they were fixed. Section 3 of the paper. dx may be dy or x. */
 CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
-                         const double *mean, const double *inv_std, int training, enum cbn_dtype dtype,
-                         enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
-                         int num_threads);
+                         const double *mean, const double *inv_std, int training, const struct cbn_options *options,
+                         enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels,
+                         ptrdiff_t inner, int num_threads);
 
-/* running = (1 - momentum) * running + momentum * new, where new is mean, and m2 / (count - unbiased);
- * momentum is the weight of the new value. Does nothing if count is 0. */
-CBN_API void cbn_update_running(void *running_mean, void *running_var, const double *mean, const double *m2,
-                                double momentum, int64_t count, int unbiased, enum cbn_dtype param_dtype,
-                                ptrdiff_t channels);
+/* running = (1 - momentum) * running + momentum * (value / divisor); momentum is the weight of the new value. For the
+ * mean the divisor is 1, for the variance, of which the value is m2, it is count or, unbiased, count - 1. */
+CBN_API void cbn_update_running(void *running, const double *value, double divisor, double momentum,
+                                enum cbn_dtype stat_dtype, ptrdiff_t channels);
 
 /* Instruction sets: names from the plainest to the widest that this CPU runs, NULL past the last; the one in use;
  * and its choice (0, or -1 if the name is unknown or not supported here). Choose while no call is running. */

@@ -1,9 +1,5 @@
-# _checks.pxi: every check of an argument, and what arrays become for C; a part of _core.pyx.
+# _checks.pxi: every check of an array, and what arrays become for C; a part of _core.pyx.
 # SPDX-License-Identifier: BSD-3-Clause
-
-# asked for the number of threads by calls that do not name one; set by runtime.py
-_threads_by_default = None
-
 
 cdef struct Triple:
     Py_ssize_t outer, channels, inner
@@ -16,8 +12,29 @@ cdef str dtype_name(cnp.ndarray array):
     return str(array.dtype)
 
 
-cdef cnp.ndarray as_array(object value, str name):
-    """value as an aligned native float32 or float64 array, copied only if it is not one."""
+# the number that NumPy gave to bfloat16, once an array of it has been seen: the type is ml_dtypes', not NumPy's
+cdef int _bfloat16 = -1
+
+
+cdef int dtype_of(cnp.ndarray array) except -2:
+    """The array's enum cbn_dtype, or -1."""
+    global _bfloat16
+    cdef int type_num = cnp.PyArray_TYPE(array)
+    if type_num == cnp.NPY_FLOAT:
+        return CBN_FLOAT32
+    if type_num == cnp.NPY_DOUBLE:
+        return CBN_FLOAT64
+    if type_num == cnp.NPY_FLOAT16:
+        return CBN_FLOAT16
+    if type_num == cnp.NPY_UBYTE:
+        return CBN_UINT8
+    if _bfloat16 < 0 and array.dtype.name == "bfloat16" and array.dtype.itemsize == 2:
+        _bfloat16 = type_num
+    return CBN_BFLOAT16 if type_num == _bfloat16 else -1
+
+
+cdef cnp.ndarray as_array(object value, str name, bint images=False):
+    """value as an aligned native array of real numbers, or of uint8 if `images`, copied only if it is not one."""
     cdef cnp.ndarray array
     if not cnp.PyArray_CheckExact(value):
         if isinstance(value, np.ma.MaskedArray):
@@ -25,9 +42,10 @@ cdef cnp.ndarray as_array(object value, str name):
                             "use its filled() values, or its data if the mask is to be ignored")
         value = np.asarray(value)
     array = value
-    if cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(array) != cnp.NPY_DOUBLE:
+    cdef int dtype = dtype_of(array)
+    if dtype < 0 or (dtype == CBN_UINT8 and not images):
         hint = f": cast it, for example with {name}.astype(np.float32)" if array.dtype.kind in "biuf" else ""
-        raise TypeError(f"{name} must be float32 or float64; got {dtype_name(array)}{hint}")
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {dtype_name(array)}{hint}")
     if not cnp.PyArray_ISALIGNED(array) or not cnp.PyArray_ISNOTSWAPPED(array):
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     return array
@@ -86,7 +104,7 @@ cdef cnp.ndarray like(cnp.ndarray value, cnp.ndarray x, Triple *triple, int axis
     """value in the memory layout of x."""
     if has_layout(value, axis, triple):
         return value
-    copy = np.empty_like(x)
+    copy = np.empty_like(x, dtype=value.dtype)
     np.copyto(copy, value)
     return copy
 
@@ -107,25 +125,28 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b):
         return True
 
 
-cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple):
-    """The array for y (or dx): a new one, or out."""
+cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, str name="out"):
+    """The array for y (or dx): a new one, or out. Of x's dtype, but float32 for images."""
     cdef cnp.ndarray array
+    cdef bint is_image = cnp.PyArray_TYPE(x) == cnp.NPY_UBYTE
+    cdef int type_num = cnp.NPY_FLOAT if is_image else cnp.PyArray_TYPE(x)
     if out is None:
         if triple.channels_last:
-            return np.empty_like(x)
-        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+            return np.empty_like(x, dtype=np.float32 if is_image else None)
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), type_num, 0)
     if not cnp.PyArray_CheckExact(out) and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
-        raise TypeError(f"out must be a NumPy array without a mask; got {type(out).__name__}")
+        raise TypeError(f"{name} must be a NumPy array without a mask; got {type(out).__name__}")
     array = out
-    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x) or not cnp.PyArray_ISNOTSWAPPED(array):
-        raise TypeError(f"out must have dtype {dtype_name(x)}, as x has; got {dtype_name(array)}")
+    if cnp.PyArray_TYPE(array) != type_num or not cnp.PyArray_ISNOTSWAPPED(array):
+        wanted = "float32 for images" if is_image else f"{dtype_name(x)}, as x has"
+        raise TypeError(f"{name} must have dtype {wanted}; got {dtype_name(array)}")
     if not same_shape(array, x):
-        raise ValueError(f"out must have shape {np.shape(x)}, as x has; got {np.shape(array)}")
+        raise ValueError(f"{name} must have shape {np.shape(x)}, as x has; got {np.shape(array)}")
     if not cnp.PyArray_ISWRITEABLE(array):
-        raise ValueError("out must be writeable; got a read-only array")
+        raise ValueError(f"{name} must be writeable; got a read-only array")
     if not cnp.PyArray_ISALIGNED(array) or not has_layout(array, axis, triple):
         layout = "x's layout, C order with the channel axis last" if triple.channels_last else "C order"
-        raise ValueError(f"out must be an aligned array in {layout}; got strides {(<object>array).strides}")
+        raise ValueError(f"{name} must be an aligned array in {layout}; got strides {(<object>array).strides}")
     return array
 
 
@@ -167,24 +188,29 @@ cdef int check_per_channel(cnp.ndarray array, str name, Py_ssize_t channels) exc
 
 
 cdef class Parameters:
-    """weight, bias and running statistics: all of x's dtype, or all float32."""
+    """Arrays by channel of one dtype: weight and bias, or the running statistics. That dtype is x's, float32 or float64."""
     cdef cnp.ndarray x
     cdef Py_ssize_t channels
     cdef object first
     cdef int type_num
+    cdef cbn_dtype dtype
 
     def __cinit__(self, cnp.ndarray x, Py_ssize_t channels):
+        """Without arrays the dtype is x's, or float32 where that has fewer bits."""
         self.x, self.channels, self.first = x, channels, None
-        self.type_num = cnp.PyArray_TYPE(x)
+        self.type_num = cnp.NPY_DOUBLE if cnp.PyArray_TYPE(x) == cnp.NPY_DOUBLE else cnp.NPY_FLOAT
+        self.dtype = CBN_FLOAT64 if self.type_num == cnp.NPY_DOUBLE else CBN_FLOAT32
 
     cdef cnp.ndarray check(self, object value, str name):
         cdef cnp.ndarray array = as_array(value, name)
+        cdef int type_num = cnp.PyArray_TYPE(array)
         check_per_channel(array, name, self.channels)
         if self.first is None:
-            if cnp.PyArray_TYPE(array) not in (cnp.PyArray_TYPE(self.x), cnp.NPY_FLOAT):
-                raise TypeError(f"{name} must have dtype {dtype_name(self.x)}, as x has; got {dtype_name(array)}")
-            self.first, self.type_num = name, cnp.PyArray_TYPE(array)
-        elif cnp.PyArray_TYPE(array) != self.type_num:
+            if type_num not in (cnp.PyArray_TYPE(self.x), cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
+                raise TypeError(f"{name} must have dtype float32 or float64, or that of x, {dtype_name(self.x)}; "
+                                f"got {dtype_name(array)}")
+            self.first, self.type_num, self.dtype = name, type_num, <cbn_dtype>dtype_of(array)
+        elif type_num != self.type_num:
             raise TypeError(f"{name} must have the dtype of {self.first}; got {dtype_name(array)}")
         return array
 
@@ -216,10 +242,6 @@ cdef class Parameters:
         return mean, var
 
 
-cdef inline cbn_dtype c_dtype(int type_num) noexcept nogil:
-    return CBN_FLOAT32 if type_num == cnp.NPY_FLOAT else CBN_FLOAT64
-
-
 cdef inline void *data(cnp.ndarray array) noexcept nogil:
     return NULL if array is None else cnp.PyArray_DATA(array)
 
@@ -245,101 +267,4 @@ cdef int check_both(object running_mean, object running_var) except -1:
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None; got only "
                          + ("running_var" if running_mean is None else "running_mean"))
-    return 0
-
-
-# --- numbers ---
-
-cdef double number(object value, str name, str rule) except? -1:
-    if type(value) is not float and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
-        raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
-    try:
-        return value
-    except OverflowError:
-        raise ValueError(f"{name} must {rule}; got {value}") from None
-
-
-cpdef double check_eps(object eps) except? -1:
-    cdef double value = number(eps, "eps", "be a finite number >= 0")
-    if not isfinite(value) or value < 0:
-        raise ValueError(f"eps must be a finite number >= 0; got {eps}")
-    return value
-
-
-cpdef double check_momentum(object momentum) except? -1:
-    cdef double value = number(momentum, "momentum", "be a number in [0, 1]")
-    if not 0 <= value <= 1:
-        raise ValueError(f"momentum must be a number in [0, 1]; got {momentum}")
-    return value
-
-
-cdef bint is_integer(object value):
-    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
-
-
-cpdef object check_integer(object value, str name):
-    if not is_integer(value):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    return int(value)
-
-
-cpdef object check_size(object value, str name):
-    """A number of channels: an int whose arrays could exist."""
-    if not 0 <= check_integer(value, name) <= 2**40:
-        raise ValueError(f"{name} must be an integer from 0 to 2**40; got {value}")
-    return int(value)
-
-
-cpdef object check_dtype(object dtype):
-    try:
-        dtype = np.dtype(dtype)
-    except (TypeError, ValueError):
-        pass
-    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"dtype must be float32 or float64; got {dtype}")
-    return dtype
-
-
-cpdef int check_num_threads(object n, str name="num_threads") except -1:
-    if not is_integer(n):
-        raise TypeError(f"{name} must be an integer >= 1; got {type(n).__name__}")
-    if not 1 <= n <= 65536:
-        raise ValueError(f"{name} must be an integer from 1 to 65536; got {n}")
-    return n
-
-
-cdef int threads(object num_threads, cnp.ndarray x) except -1:
-    if num_threads is not None:
-        return check_num_threads(num_threads)
-    return 1 if cnp.PyArray_SIZE(x) < CBN_LEAST_PARALLEL else _threads_by_default()
-
-
-cdef int succeed(int status) except -1:
-    if status:
-        raise MemoryError("no memory for the workspace of one call")
-    return 0
-
-
-cdef cnp.ndarray check_counter(object counter):
-    """The number of batches so far, which is read and written as an int64."""
-    cdef cnp.ndarray array
-    if not isinstance(counter, np.ndarray) or counter.dtype != np.int64 or counter.size != 1:
-        raise TypeError(f"num_batches_tracked must be an int64 array of one value; got {counter!r}")
-    array = counter
-    if not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array) and cnp.PyArray_ISWRITEABLE(array)):
-        raise ValueError("num_batches_tracked must be aligned, writeable and in native byte order; got another array")
-    if not 0 <= int(array.item()) <= 2**62:
-        raise ValueError(f"num_batches_tracked must lie between 0 and 2**62; got {array.item()}")
-    return array
-
-
-cpdef int check_not_negative(object var, str name) except -1:
-    """A variance below zero is damage, not data; NaN passes, and stays in its channel."""
-    cdef cnp.ndarray array = contiguous(as_array(var, name))
-    cdef Py_ssize_t c
-    cdef void *values = data(array)
-    cdef bint narrow = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT
-    for c in range(cnp.PyArray_SIZE(array)):
-        if ((<float *>values)[c] if narrow else (<double *>values)[c]) < 0:
-            raise ValueError(f"{name} must be >= 0 in every channel; got {array.flat[c]} in channel {c}")
     return 0

@@ -8,19 +8,36 @@ cdef extern from "cbn.h" nogil:
     enum cbn_dtype:
         CBN_FLOAT32
         CBN_FLOAT64
-    int cbn_moments(double *mean, double *m2, const void *x, cbn_dtype dtype, Py_ssize_t outer, Py_ssize_t channels,
-                    Py_ssize_t inner, int num_threads)
+        CBN_FLOAT16
+        CBN_BFLOAT16
+        CBN_UINT8
+    enum cbn_activation:
+        CBN_IDENTITY
+        CBN_RELU
+        CBN_LEAKY_RELU
+    struct cbn_options:
+        cbn_activation activation
+        double negative_slope
+        const void *residual
+        const void *y
+        void *dresidual
+        const double *weights
+    int cbn_moments(double *mean, double *m2, const void *x, const cbn_options *options, cbn_dtype dtype,
+                    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads)
+    double cbn_count(const double *weights, Py_ssize_t positions)
     int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *x, const void *weight,
-                    const void *bias, double eps, cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer,
-                    Py_ssize_t channels, Py_ssize_t inner, int num_threads)
+                    const void *bias, double eps, const cbn_options *options, cbn_dtype dtype, cbn_dtype param_dtype,
+                    Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads)
     int cbn_inference(void *y, const void *x, const void *weight, const void *bias, const void *running_mean,
-                      const void *running_var, double eps, cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer,
-                      Py_ssize_t channels, Py_ssize_t inner, int num_threads)
+                      const void *running_var, double eps, const cbn_options *options, cbn_dtype dtype,
+                      cbn_dtype param_dtype, cbn_dtype stat_dtype, Py_ssize_t outer, Py_ssize_t channels,
+                      Py_ssize_t inner, int num_threads)
     int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
-                     const double *mean, const double *inv_std, int training, cbn_dtype dtype, cbn_dtype param_dtype,
-                     Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads)
-    void cbn_update_running(void *running_mean, void *running_var, const double *mean, const double *m2,
-                            double momentum, int64_t count, int unbiased, cbn_dtype param_dtype, Py_ssize_t channels)
+                     const double *mean, const double *inv_std, int training, const cbn_options *options,
+                     cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+                     int num_threads)
+    void cbn_update_running(void *running, const double *value, double divisor, double momentum, cbn_dtype stat_dtype,
+                            Py_ssize_t channels)
     const char *cbn_available_isa(int index)
     const char *cbn_isa()
     int cbn_select_isa(const char *name)

@@ -15,7 +15,7 @@ import numbers
 import numpy as np
 
 cimport numpy as cnp
-from libc.math cimport isfinite
+from libc.math cimport expm1, isfinite, log1p
 
 
 cdef extern from "Python.h":
@@ -25,9 +25,22 @@ cdef extern from "Python.h":
 cnp.import_array()
 
 include "_checks.pxi"
+include "_numbers.pxi"
+include "_options.pxi"
 
 
 # --- the operations ---
+
+cdef const cbn_options *pointer(Options options) noexcept:
+    return NULL if options is None else &options.c
+
+
+cdef int check_output_apart(cnp.ndarray y, cnp.ndarray x_given, object residual, int axis, Triple *t) except -1:
+    check_same_or_apart(y, x_given, "x", axis, t)
+    if residual is not None:
+        check_same_or_apart(y, as_array(residual, "residual"), "residual", axis, t)
+    return 0
+
 
 cdef int check_parameters_apart(cnp.ndarray y, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray running_mean,
                                 cnp.ndarray running_var) except -1:
@@ -38,169 +51,275 @@ cdef int check_parameters_apart(cnp.ndarray y, cnp.ndarray weight, cnp.ndarray b
     return 0
 
 
-
-cdef commit(cnp.ndarray running_mean, cnp.ndarray running_var, cnp.ndarray mean, cnp.ndarray m2, int64_t count,
-            object momentum, bint unbiased, cbn_dtype dtype, cnp.ndarray counter):
-    cdef double factor
+cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, bint unbiased, object momentum,
+            cnp.ndarray counter=None, bint zero_debias=False):
+    """Both running statistics and the counter. With `zero_debias` the mean counts the batches so far, not its start."""
     cdef int64_t *tracked = <int64_t *>data(counter)
-    factor = 1.0 / (tracked[0] + 1) if momentum is None else momentum
-    cbn_update_running(data(running_mean), data(running_var), <double *>data(mean), <double *>data(m2), factor, count,
-                       unbiased, dtype, cnp.PyArray_DIM(mean, 0))
+    cdef double factor = 1.0 / (tracked[0] + 1) if momentum is None else momentum
+    cdef double mean_factor = factor
+    cdef double divisor = count - 1 if unbiased and count > 1 else count
+    if zero_debias and momentum is not None and factor > 0:
+        mean_factor = factor / -expm1((tracked[0] + 1) * log1p(-factor))
+    cbn_update_running(data(running.mean), <double *>data(mean), 1, mean_factor, running.dtype, cnp.PyArray_DIM(mean, 0))
+    cbn_update_running(data(running.var), <double *>data(m2), divisor, factor, running.dtype, cnp.PyArray_DIM(mean, 0))
     if tracked != NULL:
         tracked[0] += 1
 
 
+cdef class Running:
+    """Running statistics that will be written."""
+    cdef cnp.ndarray mean, var
+    cdef cbn_dtype dtype
+
+    def __cinit__(self, object running_mean, object running_var, cnp.ndarray x, Py_ssize_t channels):
+        cdef Parameters parameters = Parameters(x, channels)
+        self.mean, self.var = parameters.running(running_mean, running_var)
+        self.dtype = parameters.dtype
+
+
+cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var, bint updates) except -1:
+    """Whether so many values have a variance, for training and for the running variance."""
+    cdef Py_ssize_t counted = count if options is None or not options.weighted else (options.weights > 0).sum()
+    if counted == 1 and not zero_var:
+        masked = "" if options is None or options.weights is None else ", of which the mask or the weights leave one"
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {np.shape(x)}{masked}")
+    if counted > 1 and updates and count <= 1:
+        raise ValueError(f"sample_weight must sum to more than 1 for an unbiased running variance; got {count}")
+    return 0
+
+
+cdef object first_not_finite(cnp.ndarray mean, cnp.ndarray m2):
+    """The first channel whose statistics are not finite, or None."""
+    bad = ~(np.isfinite(mean) & np.isfinite(m2))
+    return int(bad.argmax()) if bad.any() else None
+
+
+cdef int refuse_not_finite(object channel) except -1:
+    if channel is not None:
+        raise ValueError(f"x must have a finite mean and variance in every channel; got others in channel {channel}")
+    return 0
+
+
 def forward(object x_given, object weight, object bias, object eps, object axis, object out, object num_threads,
             object running_mean=None, object running_var=None, object momentum=0.1, object counter=None,
-            object lock=None, object channels=None):
+            object lock=None, object channels=None, object activation=None, object negative_slope=0.01,
+            object residual=None, object mask=None, object sample_weight=None, bint zero_var=False,
+            str nonfinite="propagate", bint zero_debias=False):
     """Training forward; updates the running statistics and the int64 counter where given, under the lock if any.
 
-    Returns y, mean, m2, inv_std, count and x as C saw it. momentum None needs a counter; `channels` is what x must have.
+    Returns y, mean, m2, inv_std, count and x as C saw it. momentum None and zero_debias need a counter; `channels` is
+    what x must have; `zero_var` allows a single value per channel.
     """
     cdef Triple t
     cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
     cdef double c_eps = check_eps(eps)
-    cdef cnp.ndarray w, b, y, mean, m2, inv_std, r_mean = None, r_var = None
+    cdef cnp.ndarray w, b, y, mean, m2, inv_std
     cdef Parameters parameters
+    cdef Running running = None
+    cdef Options options
+    cdef cbn_dtype dtype, param_dtype
     x = lay_out(x, ax, &t)
     check_channels(t.channels, channels, axis)
     parameters = Parameters(x, t.channels)
     w, b = parameters.given(weight, "weight"), parameters.given(bias, "bias")
+    dtype, param_dtype = <cbn_dtype>dtype_of(x), parameters.dtype
     check_both(running_mean, running_var)
     if running_mean is not None:
-        r_mean, r_var = parameters.running(running_mean, running_var)
+        running = Running(running_mean, running_var, x, t.channels)
         if momentum is not None:
             check_momentum(momentum)
         if counter is not None or momentum is None:
             counter = check_counter(counter)
-    if t.outer * t.inner == 1 and t.channels:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {np.shape(x)}")
+    options = options_of(activation, negative_slope, residual, mask, sample_weight, x, &t, ax)
+    count = count_of(options, &t)
+    if t.channels:
+        check_count(count, options, x, zero_var, running is not None)
     y = output(out, x, ax, &t)
     if out is not None:
-        check_same_or_apart(y, x_array, "x", ax, &t)
-        check_parameters_apart(y, w, b, r_mean, r_var)
+        check_output_apart(y, x_array, residual, ax, &t)
+        check_parameters_apart(y, w, b, None if running is None else running.mean,
+                               None if running is None else running.var)
     mean, m2, inv_std = new_doubles(t.channels), new_doubles(t.channels), new_doubles(t.channels)
+    cdef const cbn_options *c_options = pointer(options)
+    if nonfinite == "raise" and out is not None:  # before out is written
+        with nogil:
+            status = cbn_moments(<double *>data(mean), <double *>data(m2), data(x), c_options, dtype, t.outer,
+                                 t.channels, t.inner, n_threads)
+        succeed(status)
+        refuse_not_finite(first_not_finite(mean, m2))
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
-                             data(w), data(b), c_eps, c_dtype(cnp.PyArray_TYPE(x)), c_dtype(parameters.type_num), t.outer,
-                             t.channels, t.inner, n_threads)
+                             data(w), data(b), c_eps, c_options, dtype, param_dtype, t.outer, t.channels, t.inner,
+                             n_threads)
     succeed(status)
-    count = t.outer * t.inner
-    if r_mean is not None and count:
+    bad = None if nonfinite == "propagate" else first_not_finite(mean, m2)
+    if nonfinite == "raise":
+        refuse_not_finite(bad)
+    if running is not None and count and bad is None:
         if lock is None:
-            commit(r_mean, r_var, mean, m2, count, momentum, True, c_dtype(parameters.type_num), counter)
+            commit(running, mean, m2, count, True, momentum, counter, zero_debias)
         else:
             with lock:
-                commit(r_mean, r_var, mean, m2, count, momentum, True, c_dtype(parameters.type_num), counter)
+                commit(running, mean, m2, count, True, momentum, counter, zero_debias)
     return (y if out is None else out), mean, m2, inv_std, count, x
 
 
 def inference(object x_given, object running_mean, object running_var, object weight, object bias, object eps,
-              object axis, object out, object num_threads, object channels=None):
-    """y with the given statistics."""
+              object axis, object out, object num_threads, object channels=None, object activation=None,
+              object negative_slope=0.01, object residual=None, object mask=None, object sample_weight=None):
+    """y with the given statistics. A mask or weights change nothing, and are only checked."""
     cdef Triple t
-    cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
+    cdef cnp.ndarray x_array = as_array(x_given, "x", True), x = x_array
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
     cdef double c_eps = check_eps(eps)
     cdef cnp.ndarray w, b, y, r_mean, r_var
-    cdef Parameters parameters
+    cdef Parameters parameters, statistics
+    cdef Options options
+    cdef cbn_dtype dtype, param_dtype, stat_dtype
     if running_mean is None or running_var is None:
         missing = "running_mean" if running_mean is None else "running_var"
         raise ValueError(f"{missing} must be given for inference; got None")
     x = lay_out(x, ax, &t)
     check_channels(t.channels, channels, axis)
-    parameters = Parameters(x, t.channels)
+    parameters, statistics = Parameters(x, t.channels), Parameters(x, t.channels)
     w, b = parameters.given(weight, "weight"), parameters.given(bias, "bias")
-    r_mean = parameters.given(running_mean, "running_mean")
-    r_var = parameters.given(running_var, "running_var")
+    r_mean = statistics.given(running_mean, "running_mean")
+    r_var = statistics.given(running_var, "running_var")
     check_not_negative(r_var, "running_var")
+    dtype, param_dtype, stat_dtype = <cbn_dtype>dtype_of(x), parameters.dtype, statistics.dtype
+    options = options_of(activation, negative_slope, residual, mask, sample_weight, x, &t, ax)
     y = output(out, x, ax, &t)
     if out is not None:
-        check_same_or_apart(y, x_array, "x", ax, &t)
+        check_output_apart(y, x_array, residual, ax, &t)
         check_parameters_apart(y, w, b, r_mean, r_var)
+    cdef const cbn_options *c_options = pointer(options)
     with nogil:
-        status = cbn_inference(data(y), data(x), data(w), data(b), data(r_mean), data(r_var), c_eps,
-                               c_dtype(cnp.PyArray_TYPE(x)), c_dtype(parameters.type_num), t.outer, t.channels, t.inner,
-                               n_threads)
+        status = cbn_inference(data(y), data(x), data(w), data(b), data(r_mean), data(r_var), c_eps, c_options, dtype,
+                               param_dtype, stat_dtype, t.outer, t.channels, t.inner, n_threads)
     succeed(status)
     return y if out is None else out
 
 
+cdef tuple pair(object out, bint residual):
+    """out for dx and for dresidual."""
+    if not residual:
+        return out, None
+    if out is None:
+        return None, None
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"out must be a pair of arrays, for dx and dresidual; got {type(out).__name__}")
+    return out
+
+
+cdef cnp.ndarray residual_output(object out, cnp.ndarray dx, Options options, cnp.ndarray x, cnp.ndarray dy,
+                                 int axis, Triple *t):
+    """The array for dresidual, which is written before dx has been computed from what it overlaps."""
+    cdef cnp.ndarray array = output(out, x, axis, t, "out[1]")
+    if out is not None:
+        for name, other in (("dx", dx), ("x", x), ("dy", dy), ("y", options.y), ("weights", options.weights)):
+            if other is not None and may_overlap(array, other):
+                raise ValueError(f"out[1] must share no memory with {name}; got an overlap")
+    options.dresidual = array
+    options.c.dresidual = cnp.PyArray_DATA(array)
+    return array
+
+
 def backward(object dy_given, object x_given, object mean, object inv_std, object weight, object axis, bint training,
-             object out, object num_threads):
-    """dx, dweight, dbias."""
+             object out, object num_threads, object activation=None, object negative_slope=0.01, object y=None,
+             bint residual=False, object mask=None, object sample_weight=None):
+    """dx, dweight, dbias, and dresidual if `residual`."""
     cdef Triple t
     cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
     cdef cnp.ndarray dy_array = as_array(dy_given, "dy"), dy = dy_array
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
-    cdef cnp.ndarray m, s, w, dx, dweight, dbias
+    cdef cnp.ndarray m, s, w, dx, dweight, dbias, dresidual = None
     cdef Parameters parameters
+    cdef Options options
     cdef cnp.npy_intp channels
-    if not same_shape(dy, x):
-        raise ValueError(f"dy must have shape {np.shape(x)}, as x has; got {np.shape(dy)}")
-    if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
-        raise TypeError(f"dy must have dtype {dtype_name(x)}, as x has; got {dtype_name(dy)}")
+    cdef cbn_dtype dtype, param_dtype
     x = lay_out(x, ax, &t)
-    dy = like(dy, x, &t, ax)
+    dy = same_kind(dy, "dy", x, &t, ax)
     parameters = Parameters(x, t.channels)
     w = parameters.given(weight, "weight")
     m, s = per_channel_double(mean, "mean", t.channels), per_channel_double(inv_std, "inv_std", t.channels)
-    dx = output(out, x, ax, &t)
-    if out is not None:
+    dtype, param_dtype = <cbn_dtype>dtype_of(x), parameters.dtype
+    options = options_of(activation, negative_slope, None, mask, sample_weight, x, &t, ax)
+    if activation is not None:
+        options.set_y(y, x, &t, ax)
+    if options is None and residual:
+        options = Options(None, negative_slope)
+    dx_out, dresidual_out = pair(out, residual)
+    dx = output(dx_out, x, ax, &t)
+    if dx_out is not None:
         check_same_or_apart(dx, x_array, "x", ax, &t)
         check_same_or_apart(dx, dy_array, "dy", ax, &t)
         check_apart(dx, w, "weight")
         check_apart(dx, m, "mean")
         check_apart(dx, s, "inv_std")
+        if options is not None and options.y is not None:
+            check_same_or_apart(dx, as_array(y, "y"), "y", ax, &t)
+    if residual:
+        dresidual = residual_output(dresidual_out, dx, options, x, dy, ax, &t)
     channels = t.channels
     dweight = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
     dbias = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
+    cdef const cbn_options *c_options = pointer(options)
     with nogil:
         status = cbn_backward(data(dx), data(dweight), data(dbias), data(dy), data(x), data(w), <double *>data(m),
-                              <double *>data(s), training, c_dtype(cnp.PyArray_TYPE(x)), c_dtype(parameters.type_num), t.outer,
-                              t.channels, t.inner, n_threads)
+                              <double *>data(s), training, c_options, dtype, param_dtype, t.outer, t.channels,
+                              t.inner, n_threads)
     succeed(status)
-    return (dx if out is None else out), dweight, dbias
+    dx_result = dx if dx_out is None else dx_out
+    if not residual:
+        return dx_result, dweight, dbias
+    return dx_result, dweight, dbias, (dresidual if dresidual_out is None else dresidual_out)
 
 
-def moments(object x_given, object axis, object num_threads):
+def moments(object x_given, object axis, object num_threads, object mask=None, object sample_weight=None):
     """count, mean, m2."""
     cdef Triple t
     cdef cnp.ndarray x = as_array(x_given, "x"), mean, m2
     cdef int ax = channel_axis(axis, x)
     cdef int n_threads = threads(num_threads, x), status
+    cdef Options options
+    cdef cbn_dtype dtype
     x = lay_out(x, ax, &t)
+    dtype = <cbn_dtype>dtype_of(x)
+    options = options_of(None, 0.01, None, mask, sample_weight, x, &t, ax)
     mean, m2 = new_doubles(t.channels), new_doubles(t.channels)
+    cdef const cbn_options *c_options = pointer(options)
     with nogil:
-        status = cbn_moments(<double *>data(mean), <double *>data(m2), data(x), c_dtype(cnp.PyArray_TYPE(x)), t.outer,
-                             t.channels, t.inner, n_threads)
+        status = cbn_moments(<double *>data(mean), <double *>data(m2), data(x), c_options, dtype, t.outer, t.channels,
+                             t.inner, n_threads)
     succeed(status)
-    return t.outer * t.inner, mean, m2
+    return count_of(options, &t), mean, m2
 
 
-def update_running(object running_mean, object running_var, object mean, object m2, int64_t count, object momentum,
+def update_running(object running_mean, object running_var, object mean, object m2, object count, object momentum,
                    bint unbiased):
     """running = (1 - momentum) * running + momentum * new, in place."""
-    cdef cnp.ndarray r_mean, r_var, c_mean, c_m2
-    cdef Parameters parameters
+    cdef cnp.ndarray r_mean, c_mean, c_m2
+    cdef Py_ssize_t channels
+    cdef Running running
     check_momentum(momentum)
     r_mean = as_array(running_mean, "running_mean")
     if cnp.PyArray_NDIM(r_mean) != 1:
         raise ValueError(f"running_mean must have rank 1; got shape {np.shape(r_mean)}")
-    parameters = Parameters(r_mean, cnp.PyArray_DIM(r_mean, 0))
-    r_mean, r_var = parameters.running(running_mean, running_var)
+    channels = cnp.PyArray_DIM(r_mean, 0)
+    running = Running(running_mean, running_var, r_mean, channels)
     # copies: the moments may be views of the very arrays that are written
-    c_mean = per_channel_double(mean, "moments.mean", parameters.channels).copy()
-    c_m2 = per_channel_double(m2, "moments.m2", parameters.channels).copy()
+    c_mean = per_channel_double(mean, "moments.mean", channels).copy()
+    c_m2 = per_channel_double(m2, "moments.m2", channels).copy()
     if count < 0:
         raise ValueError(f"moments.count must be >= 0; got {count}")
-    if unbiased and count == 1:
-        raise ValueError("moments.count must be more than 1 for an unbiased variance; got 1")
-    commit(r_mean, r_var, c_mean, c_m2, count, momentum, unbiased, c_dtype(parameters.type_num), None)
+    if unbiased and 0 < count <= 1:
+        raise ValueError(f"moments.count must be more than 1 for an unbiased variance; got {count}")
+    if count:
+        commit(running, c_mean, c_m2, count, unbiased, momentum)
 
 
 # --- the runtime ---

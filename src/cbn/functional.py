@@ -17,6 +17,11 @@ def batch_norm(
     eps=1e-5,
     *,
     axis=1,
+    activation=None,
+    negative_slope=0.01,
+    residual=None,
+    mask=None,
+    sample_weight=None,
     out=None,
     num_threads=None,
 ):
@@ -26,7 +31,9 @@ def batch_norm(
 
     Parameters
     ----------
-    x : array_like of float32 or float64, shape (N, C, *spatial) or any other of rank >= 2
+    x : array_like of float16, bfloat16, float32 or float64, shape (N, C, *spatial) or any other of rank >= 2
+        bfloat16 is that of ml_dtypes. For inference also uint8 (see `normalize_images` for images as ToTensor and
+        Normalize take them).
     running_mean, running_var : ndarray, shape (C,), optional
         Read if `training` is false, and then required. If `training` is true they may be None, and are otherwise
         updated in place, once y has been computed: ``running = (1 - momentum) * running + momentum * new``, with the
@@ -40,23 +47,39 @@ def batch_norm(
         Added to the variance, in the units of x squared.
     axis : int
         The channel axis, -1 for channels-last data.
+    activation : None, "relu" or "leaky_relu"
+        What follows the normalization and the residual, in the same pass over memory.
+    negative_slope : float, >= 0
+        Of "leaky_relu", where the activation's input is negative.
+    residual : ndarray, optional
+        Added before the activation: of x's shape and dtype.
+    mask : array_like of bool, optional
+        True where a position counts: x's shape less the channel axis, or broadcasting to it. In training the others
+        take no part in the statistics (x may be NaN there); they are normalized with them like the rest, as in Keras.
+        If none counts, the batch is as an empty one: a mean and a variance of 0, running statistics unchanged.
+    sample_weight : array_like of real numbers >= 0, optional
+        How often the values of a position count in the statistics: one number per sample (index of the first axis
+        that is not the channels'), or of x's shape less the channel axis, or broadcasting to it. A weight of 2 is as
+        two equal values, so that n is the sum of the weights. Only for training, as `mask`.
     out : ndarray, optional
-        Where y is written: of x's shape, dtype and memory layout. It may be x, but not overlap x partly.
+        Where y is written: of x's shape, dtype and memory layout. It may be x or the residual, but not overlap them
+        partly.
     num_threads : int, optional
         At most so many threads; see `get_num_threads` for the default. It never changes a bit of the result.
 
     Returns
     -------
     y : ndarray
-        ``(x - mean) / sqrt(var + eps) * weight + bias``; in training var is the biased variance (m2 / n). It has x's
-        dtype, and x's memory layout if that is C order or C order with the channel axis moved last (torch's
+        ``(x - mean) / sqrt(var + eps) * weight + bias``; in training var is the biased variance (m2 / n). With a
+        residual and an activation ``activation(that + residual)``. It has x's dtype (float32 for uint8), and x's
+        memory layout if that is C order or C order with the channel axis moved last (torch's
         channels_last), else C order. `out` if that was given.
 
     Raises
     ------
     TypeError
-        For a kind of array or dtype that is not supported, and for dtypes that do not go together: weight, bias and
-        the running statistics must all have x's dtype, or all be float32.
+        For a kind of array or dtype that is not supported, and for dtypes that do not go together: weight and bias
+        must have one dtype, the running statistics too, and each of these is x's, float32 or float64.
     ValueError
         For wrong shapes or ranges, missing statistics, and in training for a single value per channel. Whenever an
         error is raised nothing has been changed.
@@ -65,7 +88,8 @@ def batch_norm(
     -----
     Ioffe & Szegedy 2015, Algorithm 1 (training) and Algorithm 2, line 11 (inference). Statistics are accumulated
     in float64 in every layout. For float32 ``abs(y - exact) <= 4 * 2**-24 * max(abs(y), abs(weight * x_hat),
-    abs(bias), 1)``, also for a mean of 1e6 deviations. The same bits for any number of threads, instruction set and
+    abs(bias), abs(residual), 1)``, also for a mean of 1e6 deviations; for float16 and bfloat16 the same before one
+    rounding to their precision. The same bits for any number of threads, instruction set and
     alignment. x is read once for inference and twice in training (the second time from cache where it fits), y is
     written once. x in other layouts is first copied once.
 
@@ -81,19 +105,35 @@ def batch_norm(
     >>> mean, var
     (array([ 1., 10.], dtype=float32), array([  1.5, 100.5], dtype=float32))
     """
+    extras = (activation, negative_slope, residual, mask, sample_weight)
     if training:
         _core.check_momentum(momentum)
-        return _core.forward(x, weight, bias, eps, axis, out, num_threads, running_mean, running_var, momentum)[0]
-    return _core.inference(x, running_mean, running_var, weight, bias, eps, axis, out, num_threads)
+        running = (running_mean, running_var, momentum, None, None, None)
+        return _core.forward(x, weight, bias, eps, axis, out, num_threads, *running, *extras)[0]
+    return _core.inference(x, running_mean, running_var, weight, bias, eps, axis, out, num_threads, None, *extras)
 
 
-def batch_norm_forward(x, weight=None, bias=None, eps=1e-5, *, axis=1, out=None, num_threads=None):
+def batch_norm_forward(
+    x,
+    weight=None,
+    bias=None,
+    eps=1e-5,
+    *,
+    axis=1,
+    activation=None,
+    negative_slope=0.01,
+    residual=None,
+    mask=None,
+    sample_weight=None,
+    out=None,
+    num_threads=None,
+):
     """Normalize x with its own statistics, and return them for `batch_norm_backward`.
 
     Parameters
     ----------
-    x, weight, bias, eps, axis, out, num_threads
-        As in `batch_norm`.
+    x, weight, bias, eps, axis, activation, negative_slope, residual, mask, sample_weight, out, num_threads
+        As in `batch_norm` in training.
 
     Returns
     -------
@@ -121,18 +161,47 @@ def batch_norm_forward(x, weight=None, bias=None, eps=1e-5, *, axis=1, out=None,
     >>> y.ravel(), mean, inv_std
     (array([-1.,  1.]), array([3.]), array([0.5]))
     """
-    y, mean, _, inv_std, _, _ = _core.forward(x, weight, bias, eps, axis, out, num_threads)
+    extras = {"residual": residual, "mask": mask, "sample_weight": sample_weight}
+    y, mean, _, inv_std, _, _ = _core.forward(
+        x,
+        weight,
+        bias,
+        eps,
+        axis,
+        out,
+        num_threads,
+        activation=activation,
+        negative_slope=negative_slope,
+        **extras,
+    )
     return y, mean, inv_std
 
 
-def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=True, out=None, num_threads=None):
-    """Return the gradients of a loss with respect to x, weight and bias.
+def batch_norm_backward(
+    dy,
+    x,
+    mean,
+    inv_std,
+    weight=None,
+    *,
+    axis=1,
+    training=True,
+    activation=None,
+    negative_slope=0.01,
+    y=None,
+    residual=False,
+    mask=None,
+    sample_weight=None,
+    out=None,
+    num_threads=None,
+):
+    """Return the gradients of a loss with respect to x, weight and bias, and to a residual.
 
     Parameters
     ----------
     dy : ndarray
         The loss's gradient with respect to y, of x's shape and dtype.
-    x : ndarray of float32 or float64
+    x : ndarray of float16, bfloat16, float32 or float64
         The input of the forward pass.
     mean, inv_std : ndarray, shape (C,)
         From `batch_norm_forward`, or the fixed statistics (``1 / sqrt(running_var + eps)``).
@@ -142,18 +211,33 @@ def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=T
         The channel axis.
     training : bool
         Whether mean and inv_std came from x, so that they vary with it; false for fixed statistics.
+    activation, negative_slope
+        As in the forward pass.
+    y : ndarray
+        What the forward pass returned: required with an activation, which let dy through where y > 0. Below,
+        ``g = dy`` there, and elsewhere 0 ("relu") or ``negative_slope * dy``; without an activation g is dy.
+    residual : bool
+        Whether the forward pass had a residual, whose gradient is then returned, too.
+    mask, sample_weight
+        As in the forward pass. Where masked, dy counts as 0 and dx is 0. sample_weight does not weigh dy: y of a
+        sample that has a weight of 0 still depends on x.
     out : ndarray, optional
-        Where dx is written; may be dy or x, but overlap neither partly.
+        Where dx is written; may be dy, x or y, but overlap none of them partly. With `residual` a pair: for dx, and
+        for dresidual, which may overlap nothing.
     num_threads : int, optional
         As in `batch_norm`.
 
     Returns
     -------
     dx : ndarray
-        ``weight * inv_std * (dy - dbias / n - x_hat * dweight / n)`` with ``x_hat = (x - mean) * inv_std`` in
-        training, else ``weight * inv_std * dy``. Memory layout as x's, see `batch_norm`.
+        ``weight * inv_std * (g - dbias / n - x_hat * dweight / n)`` with ``x_hat = (x - mean) * inv_std`` in
+        training, else ``weight * inv_std * g``. With sample_weight w the two fractions are multiplied by w. Memory
+        layout as x's, see `batch_norm`.
     dweight, dbias : ndarray, shape (C,)
-        ``sum(dy * x_hat)`` and ``sum(dy)`` over all axes but the channels', in weight's dtype (x's if it is None).
+        ``sum(g * x_hat)`` and ``sum(g)`` over all axes but the channels', in weight's dtype (if it is None in x's, or
+        float32 where that has 16 bits).
+    dresidual : ndarray
+        g; a fourth result, with `residual` only.
 
     Raises
     ------
@@ -164,8 +248,8 @@ def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=T
     -----
     Ioffe & Szegedy 2015, section 3. Sums are computed in float64, and so is dx where little is left of dy; elsewhere
     float32 is enough for float32 input. dx is within 1e-6 of the largest abs(dx) of its channel for float32, dweight
-    and dbias within 5e-6 * max(largest over channels, sqrt(n)). dy and x are read twice, dx is written once. An
-    empty batch has zero gradients.
+    and dbias within 5e-6 * max(largest over channels, sqrt(n)); for 16 bits the same, then rounded once. dy and x
+    (and y) are read twice, dx (and dresidual) written once. An empty batch has zero gradients.
 
     Examples
     --------
@@ -176,17 +260,20 @@ def batch_norm_backward(dy, x, mean, inv_std, weight=None, *, axis=1, training=T
     >>> dx.ravel(), dbias
     (array([0., 0., 0.]), array([3.]))
     """
-    return _core.backward(dy, x, mean, inv_std, weight, axis, training, out, num_threads)
+    extras = (activation, negative_slope, y, residual, mask, sample_weight)
+    return _core.backward(dy, x, mean, inv_std, weight, axis, training, out, num_threads, *extras)
 
 
-def moments(x, *, axis=1, num_threads=None):
+def moments(x, *, axis=1, mask=None, sample_weight=None, num_threads=None):
     """Return count, mean and sum of squared deviations per channel.
 
     Parameters
     ----------
-    x : array_like of float32 or float64, rank >= 2
+    x : array_like of float16, bfloat16, float32 or float64, rank >= 2
     axis : int
         The channel axis.
+    mask, sample_weight
+        Which positions count, and how often, as in `batch_norm`.
     num_threads : int, optional
         As in `batch_norm`.
 
@@ -194,7 +281,8 @@ def moments(x, *, axis=1, num_threads=None):
     -------
     Moments
         In float64: the mean within 1e-11 * (abs(mean) + std) of the exact one, m2 within 1e-11 relative, whatever
-        the layout and the offset (up to 1e6 deviations). An empty x gives count 0, mean 0, m2 0.
+        the layout and the offset (up to 1e6 deviations). An empty x gives count 0, mean 0, m2 0. The count is the
+        sum of the weights: a float with sample_weight, else an int.
 
     Examples
     --------
@@ -202,7 +290,7 @@ def moments(x, *, axis=1, num_threads=None):
     >>> cbn.moments(np.array([[1.0, 2.0], [3.0, 6.0]]))
     Moments(count=2, mean=array([2., 4.]), m2=array([2., 8.]))
     """
-    return Moments(*_core.moments(x, axis, num_threads))
+    return Moments(*_core.moments(x, axis, num_threads, mask, sample_weight))
 
 
 def update_running(running_mean, running_var, moments, momentum, *, unbiased=True):

@@ -1,6 +1,7 @@
 """statistics: count, mean and sum of squared deviations per channel, which merge exactly."""
 
-import operator
+import math
+import numbers
 
 import numpy as np
 
@@ -14,8 +15,8 @@ class Moments:
 
     Parameters
     ----------
-    count : int
-        Values per channel, 0 or more.
+    count : int or float
+        Values per channel, 0 or more; a float where it is a sum of sample weights.
     mean : array_like of float, shape (C,)
         Mean of each channel; 0 where count is 0.
     m2 : array_like of float, shape (C,)
@@ -23,13 +24,13 @@ class Moments:
 
     Attributes
     ----------
-    count : int
+    count : int or float
     mean, m2 : ndarray of float64, shape (C,)
 
     Raises
     ------
     TypeError, ValueError
-        For a count that is no integer or negative, and for arrays of different or wrong shapes or negative m2.
+        For a count that is no finite number or negative, and for arrays of different or wrong shapes or negative m2.
 
     Notes
     -----
@@ -50,12 +51,7 @@ class Moments:
     __slots__ = ("count", "m2", "mean")
 
     def __init__(self, count, mean, m2):
-        try:
-            count = operator.index(count)
-        except TypeError:
-            raise TypeError(f"count must be an integer; got {type(count).__name__}") from None
-        if count < 0:
-            raise ValueError(f"count must be >= 0; got {count}")
+        count = _checked_count(count)
         for name, values in (("mean", mean), ("m2", m2)):
             if isinstance(values, np.ma.MaskedArray):
                 raise TypeError(f"{name} must be an array without a mask; got a masked array")
@@ -95,7 +91,7 @@ class Moments:
 
         Parameters
         ----------
-        x : ndarray of float32 or float64
+        x : ndarray of float16, bfloat16, float32 or float64
             Any rank from 2 on, with as many channels as this has.
         axis : int
             The channel axis.
@@ -141,6 +137,15 @@ class Moments:
                 f"values must have the keys count, mean and m2; got {', '.join(map(str, values)) or 'none'}"
             )
         return cls(values["count"], values["mean"], values["m2"])
+
+
+def _checked_count(count):
+    if not isinstance(count, numbers.Real) or isinstance(count, bool):
+        raise TypeError(f"count must be a number; got {type(count).__name__}")
+    count = int(count) if isinstance(count, numbers.Integral) else float(count)
+    if not 0 <= count < math.inf:
+        raise ValueError(f"count must be finite and >= 0; got {count}")
+    return count
 
 
 def _merged(a, b):

@@ -1,0 +1,103 @@
+# _numbers.pxi: every check of a number; a part of _core.pyx.
+# SPDX-License-Identifier: BSD-3-Clause
+
+# asked for the number of threads by calls that do not name one; set by runtime.py
+_threads_by_default = None
+
+
+cdef double number(object value, str name, str rule) except? -1:
+    if type(value) is not float and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
+        raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
+    try:
+        return value
+    except OverflowError:
+        raise ValueError(f"{name} must {rule}; got {value}") from None
+
+
+cpdef double check_eps(object eps) except? -1:
+    cdef double value = number(eps, "eps", "be a finite number >= 0")
+    if not isfinite(value) or value < 0:
+        raise ValueError(f"eps must be a finite number >= 0; got {eps}")
+    return value
+
+
+cpdef double check_momentum(object momentum) except? -1:
+    cdef double value = number(momentum, "momentum", "be a number in [0, 1]")
+    if not 0 <= value <= 1:
+        raise ValueError(f"momentum must be a number in [0, 1]; got {momentum}")
+    return value
+
+
+cdef bint is_integer(object value):
+    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+
+
+cpdef object check_integer(object value, str name):
+    if not is_integer(value):
+        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+    return int(value)
+
+
+cpdef object check_size(object value, str name):
+    """A number of channels: an int whose arrays could exist."""
+    if not 0 <= check_integer(value, name) <= 2**40:
+        raise ValueError(f"{name} must be an integer from 0 to 2**40; got {value}")
+    return int(value)
+
+
+cpdef object check_dtype(object dtype):
+    try:
+        dtype = np.dtype(dtype)
+    except (TypeError, ValueError):
+        pass
+    if not isinstance(dtype, np.dtype) or dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16; got {dtype}")
+    return dtype.newbyteorder("=")
+
+
+cpdef int check_num_threads(object n, str name="num_threads") except -1:
+    if not is_integer(n):
+        raise TypeError(f"{name} must be an integer >= 1; got {type(n).__name__}")
+    if not 1 <= n <= 65536:
+        raise ValueError(f"{name} must be an integer from 1 to 65536; got {n}")
+    return n
+
+
+cdef int threads(object num_threads, cnp.ndarray x) except -1:
+    if num_threads is not None:
+        return check_num_threads(num_threads)
+    return 1 if cnp.PyArray_SIZE(x) < CBN_LEAST_PARALLEL else _threads_by_default()
+
+
+cdef int succeed(int status) except -1:
+    if status:
+        raise MemoryError("no memory for the workspace of one call")
+    return 0
+
+
+cdef cnp.ndarray check_counter(object counter):
+    """The number of batches so far, which is read and written as an int64."""
+    cdef cnp.ndarray array
+    if not isinstance(counter, np.ndarray) or counter.dtype != np.int64 or counter.size != 1:
+        raise TypeError(f"num_batches_tracked must be an int64 array of one value; got {counter!r}")
+    array = counter
+    if not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array) and cnp.PyArray_ISWRITEABLE(array)):
+        raise ValueError("num_batches_tracked must be aligned, writeable and in native byte order; got another array")
+    if not 0 <= int(array.item()) <= 2**62:
+        raise ValueError(f"num_batches_tracked must lie between 0 and 2**62; got {array.item()}")
+    return array
+
+
+cpdef int check_not_negative(object var, str name) except -1:
+    """A variance below zero is damage, not data; NaN passes, and stays in its channel."""
+    cdef cnp.ndarray array = as_array(var, name)
+    cdef Py_ssize_t c
+    if cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(array) != cnp.NPY_DOUBLE:
+        array = array.astype(np.float32)
+    array = contiguous(array)
+    cdef void *values = data(array)
+    cdef bint narrow = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT
+    for c in range(cnp.PyArray_SIZE(array)):
+        if ((<float *>values)[c] if narrow else (<double *>values)[c]) < 0:
+            raise ValueError(f"{name} must be >= 0 in every channel; got {array.flat[c]} in channel {c}")
+    return 0

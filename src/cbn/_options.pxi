@@ -1,0 +1,128 @@
+# _options.pxi: activation, residual, mask and sample weights: checked, and as C wants them; a part of _core.pyx.
+# SPDX-License-Identifier: BSD-3-Clause
+
+
+cpdef double check_negative_slope(object value) except? -1:
+    cdef double slope = number(value, "negative_slope", "be a finite number >= 0")
+    if not isfinite(slope) or slope < 0:  # else the sign of y would not tell on which side it is
+        raise ValueError(f"negative_slope must be a finite number >= 0; got {value}")
+    return slope
+
+
+cpdef cbn_activation check_activation(object activation) except *:
+    if activation is None:
+        return CBN_IDENTITY
+    if isinstance(activation, str) and activation == "relu":
+        return CBN_RELU
+    if isinstance(activation, str) and activation == "leaky_relu":
+        return CBN_LEAKY_RELU
+    raise ValueError(f"activation must be None, 'relu' or 'leaky_relu'; got {activation!r}")
+
+
+cdef object positions_of(cnp.ndarray x, int axis):
+    """x's shape less the channel axis."""
+    shape = np.shape(x)
+    return shape[:axis] + shape[axis + 1:]
+
+
+cdef object broadcast(object value, object shape, str name, object given):
+    try:
+        return np.broadcast_to(value, shape)
+    except ValueError:
+        raise ValueError(f"{name} must have shape {shape}, that of x less its channel axis, or broadcast to it; "
+                         f"got {given}") from None
+
+
+cdef object checked_mask(object mask, object shape):
+    if isinstance(mask, np.ma.MaskedArray):
+        raise TypeError("mask must be an array without a mask; got a masked array")
+    mask = np.asarray(mask)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"mask must be bool, True where a position counts; got {mask.dtype}")
+    return broadcast(mask, shape, "mask", mask.shape)
+
+
+cdef object checked_sample_weight(object sample_weight, object shape):
+    if isinstance(sample_weight, np.ma.MaskedArray):
+        raise TypeError("sample_weight must be an array without a mask; got a masked array")
+    value = np.asarray(sample_weight)
+    if value.dtype.kind not in "iuf":
+        raise TypeError(f"sample_weight must be an array of real numbers; got {value.dtype}")
+    value = value.astype(np.float64)
+    if not np.isfinite(value).all() or (value < 0).any():
+        raise ValueError("sample_weight must be finite and >= 0; got a value that is not")
+    given = value.shape
+    if value.ndim == 1 and shape:  # one per sample, where broadcasting would take the last axis
+        if value.size != shape[0]:
+            raise ValueError(f"sample_weight must have shape {shape[:1]}, one per sample, or {shape}; got {given}")
+        value = value.reshape(-1, *[1] * (len(shape) - 1))
+    return broadcast(value, shape, "sample_weight", given)
+
+
+cdef class Options:
+    """What a call does beyond plain batch normalization, as C takes it, and the arrays that C points into."""
+    cdef cbn_options c
+    cdef cnp.ndarray residual, y, dresidual, weights
+    cdef bint weighted  # by sample_weight, so that the count may be no integer
+
+    def __cinit__(self, object activation, object negative_slope):
+        self.c.activation = check_activation(activation)
+        self.c.negative_slope = check_negative_slope(negative_slope)
+        self.c.residual = self.c.y = self.c.weights = NULL
+        self.c.dresidual = NULL
+
+    cdef int set_residual(self, object residual, cnp.ndarray x, Triple *triple, int axis) except -1:
+        self.residual = same_kind(as_array(residual, "residual"), "residual", x, triple, axis)
+        self.c.residual = cnp.PyArray_DATA(self.residual)
+        return 0
+
+    cdef int set_y(self, object y, cnp.ndarray x, Triple *triple, int axis) except -1:
+        if y is None:
+            raise ValueError("y must be what the forward call returned, for an activation; got None")
+        self.y = same_kind(as_array(y, "y"), "y", x, triple, axis)
+        self.c.y = cnp.PyArray_DATA(self.y)
+        return 0
+
+    cdef int set_weights(self, object mask, object sample_weight, cnp.ndarray x, int axis) except -1:
+        """1 or the sample's weight, and -1 where masked."""
+        shape = positions_of(x, axis)
+        self.weighted = sample_weight is not None
+        weights = checked_sample_weight(sample_weight, shape) if self.weighted else 1.0
+        if mask is not None:
+            weights = np.where(checked_mask(mask, shape), weights, -1.0)
+        self.weights = np.ascontiguousarray(weights, dtype=np.float64)
+        self.c.weights = <const double *>cnp.PyArray_DATA(self.weights)
+        return 0
+
+
+cdef cnp.ndarray same_kind(cnp.ndarray value, str name, cnp.ndarray x, Triple *triple, int axis):
+    """value in x's layout, once it has x's shape and dtype (float32 for images)."""
+    cdef int type_num = cnp.NPY_FLOAT if cnp.PyArray_TYPE(x) == cnp.NPY_UBYTE else cnp.PyArray_TYPE(x)
+    if not same_shape(value, x):
+        raise ValueError(f"{name} must have shape {np.shape(x)}, as x has; got {np.shape(value)}")
+    if cnp.PyArray_TYPE(value) != type_num:
+        raise TypeError(f"{name} must have dtype {dtype_name(x)}, as x has; got {dtype_name(value)}")
+    return like(value, x, triple, axis)
+
+
+cdef Options options_of(object activation, object negative_slope, object residual, object mask, object sample_weight,
+                        cnp.ndarray x, Triple *triple, int axis):
+    """None where there is nothing that a plain call does not do."""
+    cdef Options options
+    if activation is None and residual is None and mask is None and sample_weight is None:
+        return None
+    options = Options(activation, negative_slope)
+    if residual is not None:
+        options.set_residual(residual, x, triple, axis)
+    if mask is not None or sample_weight is not None:
+        options.set_weights(mask, sample_weight, x, axis)
+    return options
+
+
+cdef object count_of(Options options, Triple *triple):
+    """Values per channel: an int, or a float with sample weights."""
+    cdef Py_ssize_t positions = triple.outer * triple.inner
+    if options is None or options.c.weights == NULL:
+        return positions
+    count = cbn_count(options.c.weights, positions)
+    return count if options.weighted else int(count)
