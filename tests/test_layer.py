@@ -370,7 +370,7 @@ def test_backward_keeps_x_by_reference():
     layer = made()
     x = filled((4, 3), 1, np.float32)
     layer(x)
-    assert layer._saved[0] is x
+    assert layer._saved.x is x
     assert (layer.eval()._saved, layer.batch_mean) == (None, None)
 
 

@@ -44,9 +44,9 @@ FORWARD = [
     ),
     ({"x": X > 3}, TypeError, "x must be float32, float64, float16 or bfloat16; got bool"),
     (
-        {"x": X.astype(np.uint8)},
+        {"x": X.astype(np.int16)},
         TypeError,
-        "x must be float32, float64, float16 or bfloat16; got uint8: cast it, for example with x.astype",
+        "x must be float32, float64, float16 or bfloat16; got int16: cast it, for example with x.astype",
     ),
     ({"x": X.astype(np.longdouble)}, TypeError, "x must be float32, float64, float16 or bfloat16; got float128"),
     ({"x": "text"}, TypeError, "x must be float32, float64, float16 or bfloat16; got <U4"),

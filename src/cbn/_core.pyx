@@ -88,13 +88,14 @@ cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var
     return 0
 
 
-cdef object first_not_finite(cnp.ndarray mean, cnp.ndarray m2):
+cpdef object first_not_finite(cnp.ndarray mean, cnp.ndarray m2):
     """The first channel whose statistics are not finite, or None."""
     bad = ~(np.isfinite(mean) & np.isfinite(m2))
     return int(bad.argmax()) if bad.any() else None
 
 
-cdef int refuse_not_finite(object channel) except -1:
+cpdef int refuse_not_finite(cnp.ndarray mean, cnp.ndarray m2) except -1:
+    channel = first_not_finite(mean, m2)
     if channel is not None:
         raise ValueError(f"x must have a finite mean and variance in every channel; got others in channel {channel}")
     return 0
@@ -104,7 +105,7 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
             object running_mean=None, object running_var=None, object momentum=0.1, object counter=None,
             object lock=None, object channels=None, object activation=None, object negative_slope=0.01,
             object residual=None, object mask=None, object sample_weight=None, bint zero_var=False,
-            str nonfinite="propagate", bint zero_debias=False):
+            object nonfinite="propagate", bint zero_debias=False):
     """Training forward; updates the running statistics and the int64 counter where given, under the lock if any.
 
     Returns y, mean, m2, inv_std, count and x as C saw it. momentum None and zero_debias need a counter; `channels` is
@@ -148,16 +149,15 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
             status = cbn_moments(<double *>data(mean), <double *>data(m2), data(x), c_options, dtype, t.outer,
                                  t.channels, t.inner, n_threads)
         succeed(status)
-        refuse_not_finite(first_not_finite(mean, m2))
+        refuse_not_finite(mean, m2)
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
                              data(w), data(b), c_eps, c_options, dtype, param_dtype, t.outer, t.channels, t.inner,
                              n_threads)
     succeed(status)
-    bad = None if nonfinite == "propagate" else first_not_finite(mean, m2)
     if nonfinite == "raise":
-        refuse_not_finite(bad)
-    if running is not None and count and bad is None:
+        refuse_not_finite(mean, m2)
+    if running is not None and count and (nonfinite == "propagate" or first_not_finite(mean, m2) is None):
         if lock is None:
             commit(running, mean, m2, count, True, momentum, counter, zero_debias)
         else:
@@ -320,6 +320,9 @@ def update_running(object running_mean, object running_var, object mean, object 
         raise ValueError(f"moments.count must be more than 1 for an unbiased variance; got {count}")
     if count:
         commit(running, c_mean, c_m2, count, unbiased, momentum)
+
+
+include "_layer.pxi"
 
 
 # --- the runtime ---

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core
+from . import _core, options
 
 FORMAT, VERSION = "cbn.BatchNorm", 1
-OPTIONS = ("num_features", "eps", "momentum", "affine", "track_running_stats", "axis")
+OPTIONS = ("num_features", "eps", "momentum", "affine", "track_running_stats", "negative_slope", *options.DEFAULTS)
 LARGEST_META = 1 << 16
 
 
@@ -52,12 +52,14 @@ def _converted(value, key, target):
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{key} must be an array without a mask; got a masked array")
     value = np.asarray(value)
+    if value.dtype.name == "bfloat16":
+        value = value.astype(np.float32)
     if value.dtype.kind not in ("iu" if key == "num_batches_tracked" else "iuf"):
         kind = "an integer" if key == "num_batches_tracked" else "an array of real numbers"
         raise TypeError(f"{key} must be {kind}; got {value.dtype}")
     if value.shape != target.shape:
         raise ValueError(f"{key} must have shape {target.shape}; got {value.shape}")
-    if key in ("running_var", "num_batches_tracked") and (value < 0).any():
+    if key in ("running_var", "num_batches_tracked", "renorm_std") and (value < 0).any():
         raise ValueError(f"{key} must be >= 0; got {value.min()}")
     if key == "num_batches_tracked" and value > 2**62:
         raise ValueError(f"{key} must be at most 2**62; got {value}")
@@ -82,16 +84,30 @@ def save(layer, path):
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     meta = {"format": FORMAT, "version": VERSION, "class": _own_class(type(layer)).__name__}
-    meta |= {"bias": layer.bias is not None, "dtype": str(layer.dtype)}
     meta |= {name: getattr(layer, name) for name in OPTIONS}
+    meta |= {"weight": layer.weight is not None, "bias": layer.bias is not None, "dtype": str(layer.dtype)}
+    state = {name: _storable(value) for name, value in layer.state_dict().items()}
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **layer.state_dict())
+            np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **state)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _storable(value):
+    """bfloat16 as its bits: the .npy format knows NumPy's own types only."""
+    return value.view(np.uint16) if value.dtype.name == "bfloat16" else value
+
+
+def _dtype(name):
+    if name == "bfloat16":
+        import ml_dtypes  # whose type it is; only such a file needs it
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return _core.check_dtype(name)
 
 
 def load(cls, path):
@@ -111,22 +127,25 @@ def _read(cls, file):
     with zipfile.ZipFile(file) as archive:
         meta = json.loads(_member(archive, "meta", np.uint8, None).tobytes())
         layer_class = _class_of(cls, meta)
-        options = {name: meta[name] for name in OPTIONS}
-        channels = _core.check_size(options["num_features"], "num_features")
+        arguments = {name: meta[name] for name in OPTIONS} | {"dtype": _dtype(meta["dtype"])}
+        channels = _core.check_size(arguments["num_features"], "num_features")
         names = _names(meta)
         if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in [*names, "meta"]):
             raise ValueError(f"the members must be meta, {', '.join(names)}; got {', '.join(archive.namelist())}")
         shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
         state = {name: _member(archive, name, None, shape) for name, shape in shapes.items()}
-    layer = layer_class(**options, bias=bool(meta["bias"]), dtype=meta["dtype"])
+    if meta["dtype"] == "bfloat16":
+        state = {name: a.view(arguments["dtype"]) if a.dtype == np.uint16 else a for name, a in state.items()}
+    layer = layer_class(**arguments, weight=bool(meta["weight"]), bias=bool(meta["bias"]))
     load_state(layer, state)
     return layer
 
 
 def _names(meta):
     """The arrays that a layer of these options has."""
-    names = ["weight"] * bool(meta["affine"]) + ["bias"] * bool(meta["affine"] and meta["bias"])
-    return names + ["running_mean", "running_var", "num_batches_tracked"] * bool(meta["track_running_stats"])
+    names = [name for name in ("weight", "bias") if meta["affine"] and meta[name]]
+    names += ["running_mean", "running_var", "num_batches_tracked"] * bool(meta["track_running_stats"])
+    return names + ["renorm_mean", "renorm_std"] * bool(meta["renorm"])
 
 
 def _own_class(cls):
@@ -158,7 +177,7 @@ def _member(archive, name, dtype, shape):
         if version != (1, 0):
             raise ValueError(f"{name} must be stored in .npy format 1.0; got {version}")
         stored_shape, _, stored_dtype = np.lib.format.read_array_header_1_0(file)
-        if stored_dtype not in ((dtype,) if dtype else (np.float32, np.float64, np.int64)):
+        if stored_dtype not in ((dtype,) if dtype else (np.float32, np.float64, np.float16, np.uint16, np.int64)):
             raise ValueError(f"{name} must be numbers; got {stored_dtype}")
         if shape is None:
             if len(stored_shape) != 1 or stored_shape[0] > LARGEST_META:

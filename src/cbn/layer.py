@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from . import _core, checkpoint, verify
+from . import _core, batches, checkpoint, options, verify
 
 __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
@@ -27,12 +27,41 @@ class BatchNorm:
         Whether there are parameters `weight` (and `bias`), which start as 1 and 0.
     track_running_stats : bool
         Whether running statistics are kept. Without them evaluation uses the batch's own, too.
-    bias : bool
-        Whether an affine layer has a bias.
+    weight, bias : bool
+        Whether an affine layer has each of them; ``bias=False`` is scale-only, ``weight=False`` shift-only.
     axis : int
         The channel axis, -1 for channels-last data.
-    dtype : float32 or float64
-        Of the parameters and running statistics. x must have it too; a float32 layer also takes float64 input.
+    activation : None, "relu" or "leaky_relu"
+        What follows the normalization and a residual, in the same pass over memory; as timm's BatchNormAct2d.
+    negative_slope : float, >= 0
+        Of "leaky_relu".
+    dtype : float32, float64, float16 or bfloat16
+        Of the parameters and running statistics. x must have it too, unless it is float32 or float64.
+    nonfinite : "propagate", "raise" or "skip"
+        What a training batch does whose mean or variance is not finite in some channel: the running statistics become
+        so, too; ValueError, naming the channel; or the running statistics and the counter stay as they are.
+    one_value : "error" or "zero_var"
+        What a training batch does that has one value per channel: ValueError, as in torch; or y is the bias, as in
+        TensorFlow, Keras and ONNX, and the running variance takes a 0.
+    frozen : bool
+        Training, too, normalizes with the running statistics, and leaves them as they are; gradients are those through
+        fixed statistics. An attribute: it may be changed at any time.
+    virtual_batch_size : int, optional
+        Ghost batches (Hoffer et al. 2017): in training the first axis is cut into ceil(N / virtual_batch_size) equal
+        parts, the last of which may be smaller, as in TabNet; each is normalized, and moves the running statistics,
+        by itself. A last part of one value per channel joins the part before.
+    renorm : bool
+        Batch renormalization (Ioffe 2017): training computes ``y = (x_hat * r + d) * weight + bias`` with
+        ``r = std / renorm_std`` and ``d = (mean - renorm_mean) / renorm_std``, constants for the gradient, and
+        ``std = sqrt(var + eps)``. As in Keras 3, deviations are averaged, and running_var is their square less eps.
+    renorm_clipping : dict, optional
+        Bounds "rmin", "rmax" of r and "dmax" of abs(d); without them r and d are not clipped.
+    renorm_momentum : float in [0, 1]
+        Weight of the new value in renorm_mean and renorm_std; 0.01 is Keras' 0.99 of the old value.
+    zero_debias : bool
+        Whether running_mean is the average of the batches so far, without the weight that its start at 0 would have
+        (Kingma and Ba 2015, section 3): ``momentum / (1 - (1 - momentum)**t)`` for momentum in the t-th batch.
+        TensorFlow's zero_debias_moving_mean; running_var is not changed.
 
     Attributes
     ----------
@@ -46,12 +75,15 @@ class BatchNorm:
         Of the last `backward`; overwritten by the next.
     batch_mean, batch_inv_std : ndarray of float64, shape (C,), or None
         Statistics of the last training call.
+    renorm_mean, renorm_std : ndarray of dtype, shape (C,), or None
+        What r and d are computed from; they start as 0 and 1, as in Keras.
     training : bool
 
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind or out of range.
+        For arguments of the wrong kind or out of range, and for options that exclude each other: renorm with
+        virtual_batch_size, with zero_debias or with frozen.
 
     Notes
     -----
@@ -82,9 +114,20 @@ class BatchNorm:
         affine=True,
         track_running_stats=True,
         *,
+        weight=True,
         bias=True,
         axis=1,
+        activation=None,
+        negative_slope=0.01,
         dtype=np.float32,
+        nonfinite="propagate",
+        one_value="error",
+        frozen=False,
+        virtual_batch_size=None,
+        renorm=False,
+        renorm_clipping=None,
+        renorm_momentum=0.01,
+        zero_debias=False,
     ):
         self.num_features = _core.check_size(num_features, "num_features")
         self.eps = _core.check_eps(eps)
@@ -92,35 +135,49 @@ class BatchNorm:
         self.affine = bool(affine)
         self.track_running_stats = bool(track_running_stats)
         self.axis = _core.check_integer(axis, "axis")
+        _core.check_activation(activation)
+        self.activation = activation
+        self.negative_slope = _core.check_negative_slope(negative_slope)
         self.dtype = _core.check_dtype(dtype)
+        self.nonfinite = options.one_of("nonfinite", nonfinite, ("propagate", "raise", "skip"))
+        self.one_value = options.one_of("one_value", one_value, ("error", "zero_var"))
+        self.frozen = bool(frozen)
+        self.virtual_batch_size = options.batch_size(virtual_batch_size)
+        self.renorm = bool(renorm)
+        self.renorm_clipping = options.clipping(renorm_clipping)
+        self.renorm_momentum = _core.check_momentum(renorm_momentum)
+        self.zero_debias = bool(zero_debias)
+        options.check_together(self)
         self.training = True
-        self.weight = np.empty(self.num_features, self.dtype) if affine else None
-        self.bias = np.empty(self.num_features, self.dtype) if affine and bias else None
-        self.running_mean = np.empty(self.num_features, self.dtype) if track_running_stats else None
-        self.running_var = np.empty(self.num_features, self.dtype) if track_running_stats else None
+        self.weight = self._new(affine and weight)
+        self.bias = self._new(affine and bias)
+        self.running_mean, self.running_var = self._new(track_running_stats), self._new(track_running_stats)
         self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
+        self.renorm_mean, self.renorm_std = self._new(renorm), self._new(renorm)
         self.weight_grad = self.bias_grad = None
         self._forget()
         self._lock = threading.Lock()
         self.reset_parameters()
 
+    def _new(self, wanted):
+        return np.empty(self.num_features, self.dtype) if wanted else None
+
     def __repr__(self):
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
         text += f", bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
-        if self.axis != 1:
-            text += f", axis={self.axis}"
-        if self.dtype != np.float32:
-            text += f", dtype={self.dtype}"
-        return f"{type(self).__name__}({text})"
+        return f"{type(self).__name__}({text}{options.described(self)})"
 
     # --- the operations ---
 
-    def __call__(self, x, *, out=None):
+    def __call__(self, x, *, residual=None, mask=None, sample_weight=None, out=None):
         """Normalize x: with its own statistics in training mode, else with the running ones.
 
         Parameters
         ----------
         x : array_like, with num_features channels on `axis`
+            For evaluation also uint8.
+        residual, mask, sample_weight
+            See `batch_norm`.
         out : ndarray, optional
             Where y is written, see `batch_norm`. If it is x, a following `backward` raises, since x is gone.
 
@@ -132,7 +189,7 @@ class BatchNorm:
         Raises
         ------
         TypeError, ValueError
-            As `batch_norm`. Nothing has been changed then.
+            As `batch_norm`, and as `nonfinite` and `one_value` say. Nothing has been changed then.
         """
         if self._ranks is not None:
             self._check_rank(x)
@@ -148,28 +205,18 @@ class BatchNorm:
                 out,
                 None,
                 self.num_features,
+                self.activation,
+                self.negative_slope,
+                residual,
+                mask,
+                sample_weight,
             )
-        tracked = self.training and self.track_running_stats
-        y, mean, _, inv_std, _, x = _core.forward(
-            x,
-            self.weight,
-            self.bias,
-            self.eps,
-            self.axis,
-            out,
-            None,
-            self.running_mean if tracked else None,
-            self.running_var if tracked else None,
-            self.momentum,
-            self.num_batches_tracked if tracked else None,
-            self._lock,
-            self.num_features,
-        )
+        y, batch = batches.forward(self, x, residual, mask, sample_weight, out)
         if self.training:
-            in_place = out is not None and np.may_share_memory(x, out)
-            self._saved = None if in_place else (x, mean, inv_std)
+            in_place = out is not None and np.may_share_memory(batch.x, out)
+            self._saved = None if in_place else batch
             self._why_none = "the training call overwrote x (out=x)" if in_place else ""
-            self.batch_mean, self.batch_inv_std = mean, inv_std
+            self.batch_mean, self.batch_inv_std = batch.mean, batch.inv_std
         return y
 
     def backward(self, dy, *, out=None):
@@ -180,11 +227,13 @@ class BatchNorm:
         dy : ndarray
             The loss's gradient with respect to y, of x's shape and dtype.
         out : ndarray, optional
-            Where dx is written; may be dy.
+            Where dx is written; may be dy. After a call with a residual a pair, for dx and dresidual; the latter may
+            share no memory with anything else.
 
         Returns
         -------
         dx : ndarray
+            After a call with a residual ``dx, dresidual``.
 
         Raises
         ------
@@ -192,17 +241,23 @@ class BatchNorm:
             If there was no training call, if `eval` came after it, or if it overwrote x.
         TypeError, ValueError
             If dy or out does not fit. Nothing has been changed then.
+
+        Notes
+        -----
+        x, the mask and the weights of that call are referred to, and with an activation y is, too: they must not have
+        been changed.
         """
         saved = self._saved
         if saved is None:
             raise RuntimeError(f"backward must follow a training call that kept x; got {self._why_none}")
-        dx, dweight, dbias = _core.backward(dy, *saved, self.weight, self.axis, True, out, None)
+        dx, dweight, dbias, *dresidual = saved.gradients(self, dy, out)
         with self._lock:
             self.weight_grad = None if self.weight is None else dweight
             self.bias_grad = None if self.bias is None else dbias
-            if out is not None and self._saved is saved and np.may_share_memory(saved[0], out):
+            written = () if out is None else out if isinstance(out, tuple) else (out,)
+            if self._saved is saved and any(np.may_share_memory(saved.x, array) for array in written):
                 self._saved, self._why_none = None, "the last backward overwrote x"
-        return dx
+        return (dx, *dresidual) if dresidual else dx
 
     def _check_rank(self, x):
         rank = np.ndim(x)
@@ -228,12 +283,15 @@ class BatchNorm:
         return self.train(False)
 
     def reset_running_stats(self):
-        """Set running_mean to 0, running_var to 1 and num_batches_tracked to 0."""
+        """Set the running statistics to 0 (mean) and 1 (var), those of renorm, too, and num_batches_tracked to 0."""
         if self.running_mean is not None:
             with self._lock:
                 self.running_mean[...] = 0
                 self.running_var[...] = 1
                 self.num_batches_tracked[...] = 0
+                if self.renorm_mean is not None:
+                    self.renorm_mean[...] = 0
+                    self.renorm_std[...] = 1
 
     def reset_parameters(self):
         """Reset the running statistics, and set weight to 1 and bias to 0."""
@@ -244,7 +302,7 @@ class BatchNorm:
             self.bias[...] = 0
 
     def _state(self):
-        names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "renorm_mean", "renorm_std")
         return OrderedDict((name, getattr(self, name)) for name in names if getattr(self, name) is not None)
 
     def state_dict(self):

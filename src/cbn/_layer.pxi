@@ -1,0 +1,78 @@
+# _layer.pxi: the checks and commits of batches.py, where a call is more than one call of C; a part of _core.pyx.
+# SPDX-License-Identifier: BSD-3-Clause
+
+
+def laid_out(object x_given, object axis, object channels):
+    """x as C sees it."""
+    cdef Triple t
+    cdef cnp.ndarray x = as_array(x_given, "x")
+    x = lay_out(x, channel_axis(axis, x), &t)
+    check_channels(t.channels, channels, axis)
+    return x
+
+
+def same_as(object value, str name, cnp.ndarray x, object axis):
+    """A dy or residual in the layout of x, which is laid out."""
+    cdef Triple t
+    cdef int ax = channel_axis(axis, x)
+    lay_out(x, ax, &t)
+    return same_kind(as_array(value, name), name, x, &t, ax)
+
+
+def output_for(cnp.ndarray x, object out, object x_given, object residual, object axis):
+    """The array for y."""
+    cdef Triple t
+    cdef int ax = channel_axis(axis, x)
+    lay_out(x, ax, &t)
+    y = output(out, x, ax, &t)
+    if out is not None:
+        check_output_apart(y, as_array(x_given, "x"), residual, ax, &t)
+    return y
+
+
+def gradient_outputs(object out, bint residual, cnp.ndarray x, cnp.ndarray dy, object axis):
+    """The arrays for dx and, with a residual, for dresidual, in a tuple."""
+    cdef Triple t
+    cdef int ax = channel_axis(axis, x)
+    lay_out(x, ax, &t)
+    dx_out, dresidual_out = pair(out, residual)
+    dx = output(dx_out, x, ax, &t)
+    check_same_or_apart(dx, x, "x", ax, &t)
+    check_same_or_apart(dx, dy, "dy", ax, &t)
+    return (dx, output(dresidual_out, x, ax, &t, "out[1]")) if residual else (dx,)
+
+
+def positions(object mask, object sample_weight, cnp.ndarray x, object axis):
+    """mask and sample_weight with one value for each position."""
+    shape = positions_of(x, channel_axis(axis, x))
+    return (None if mask is None else checked_mask(mask, shape),
+            None if sample_weight is None else checked_sample_weight(sample_weight, shape))
+
+
+def check_values(cnp.ndarray x, object axis, object mask, object sample_weight, bint zero_var, bint updates):
+    """That there are enough values per channel."""
+    cdef Triple t
+    cdef int ax = channel_axis(axis, x)
+    lay_out(x, ax, &t)
+    cdef Options options = options_of(None, 0.0, None, mask, sample_weight, x, &t, ax)
+    if t.channels:
+        check_count(count_of(options, &t), options, x, zero_var, updates)
+
+
+def checked_running(object layer, cnp.ndarray x):
+    """The layer's running statistics and counter, all fit to be written."""
+    cdef Running running = Running(layer.running_mean, layer.running_var, x, layer.num_features)
+    return running.mean, running.var, check_counter(layer.num_batches_tracked)
+
+
+def commit_batch(object running_mean, object running_var, cnp.ndarray mean, cnp.ndarray m2, object count,
+                 object momentum, cnp.ndarray counter, bint zero_debias):
+    """What `forward` does after a batch."""
+    commit(Running(running_mean, running_var, running_mean, mean.shape[0]), mean, m2, count, True, momentum, counter,
+           zero_debias)
+
+
+def assign(object targets, object values):
+    """All of them in one piece that no signal can split."""
+    for target, value in zip(targets, values):
+        np.copyto(target, value)

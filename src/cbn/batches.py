@@ -1,0 +1,214 @@
+"""batches: what a training call of a layer does and keeps: one batch, ghost batches, a renormalized or a frozen one."""
+
+import numpy as np
+
+from . import _core
+
+__all__ = ["forward", "ghost_slices", "renorm_corrections"]
+
+
+class Batch:
+    """What `backward` needs of a training call: references, no copies."""
+
+    def __init__(self, layer, x, y, mean, inv_std, residual, mask, sample_weight, training=True):
+        self.x, self.mean, self.inv_std, self.training = x, mean, inv_std, training
+        self.y = None if layer.activation is None else y
+        self.residual, self.mask, self.sample_weight = residual is not None, mask, sample_weight
+
+    def backward(self, layer, dy, out, weight):
+        """Return dx, dweight and dbias, and dresidual if there was a residual."""
+        statistics = (self.x, self.mean, self.inv_std, weight, layer.axis, self.training)
+        extras = (layer.activation, layer.negative_slope, self.y, self.residual, self.mask, self.sample_weight)
+        return _core.backward(dy, *statistics, out, None, *extras)
+
+    def gradients(self, layer, dy, out):
+        """The same, with the layer's weight."""
+        return self.backward(layer, dy, out, layer.weight)
+
+
+def forward(layer, x, residual, mask, sample_weight, out):
+    """Return y and the batch, once the running statistics have been updated."""
+    given = (residual, mask, sample_weight)
+    if layer.frozen:
+        return _frozen(layer, x, *given, out)
+    if layer.training and layer.virtual_batch_size is not None:
+        return _ghosts(layer, x, *given, out)
+    if layer.training and layer.renorm:
+        return _renormalized(layer, x, *given, out)
+    tracked = layer.training and layer.track_running_stats
+    y, mean, _, inv_std, _, x = _core.forward(
+        x,
+        layer.weight,
+        layer.bias,
+        layer.eps,
+        layer.axis,
+        out,
+        None,
+        layer.running_mean if tracked else None,
+        layer.running_var if tracked else None,
+        layer.momentum,
+        layer.num_batches_tracked if tracked else None,
+        layer._lock,
+        layer.num_features,
+        layer.activation,
+        layer.negative_slope,
+        *given,
+        layer.one_value == "zero_var",
+        layer.nonfinite,
+        layer.zero_debias,
+    )
+    return y, Batch(layer, x, y, mean, inv_std, *given)
+
+
+def _inverse_std(var, eps):
+    square = var + eps
+    return np.divide(1, np.sqrt(square), out=np.zeros_like(square), where=square != 0)
+
+
+def _frozen(layer, x, residual, mask, sample_weight, out):
+    """With the running statistics, as they are now."""
+    x = _core.laid_out(x, layer.axis, layer.num_features)
+    mean, var = layer.running_mean.astype(np.float64), layer.running_var.astype(np.float64)
+    parameters = (mean, var, layer.weight, layer.bias, layer.eps, layer.axis)
+    extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
+    y = _core.inference(x, *parameters, out, None, layer.num_features, *extras)
+    inv_std = _inverse_std(var, layer.eps)
+    return y, Batch(layer, x, y, mean, inv_std, residual, mask, sample_weight, training=False)
+
+
+def _updated(layer, running, moments):
+    """Move copies of the running statistics by one batch after the other, and then the layer's to them, at once."""
+    with layer._lock:
+        copies = [array.copy() for array in running]
+        for mean, m2, count in moments:
+            if count and (layer.nonfinite == "propagate" or _core.first_not_finite(mean, m2) is None):
+                _core.commit_batch(*copies[:2], mean, m2, count, layer.momentum, copies[2], layer.zero_debias)
+        _core.assign(running, copies)
+
+
+# --- ghost batches ---
+
+
+def ghost_slices(samples, virtual_batch_size, values):
+    """Cut samples into ceil(samples / virtual_batch_size) equal parts, as torch.chunk does; the last may be smaller.
+
+    A last part of one value per channel (`values` are those of a channel in a sample) joins the one before, because it
+    would have no variance.
+    """
+    parts = max(-(-samples // virtual_batch_size), 1)
+    size = max(-(-samples // parts), 1)
+    starts = list(range(0, samples, size)) or [0]
+    if len(starts) > 1 and (samples - starts[-1]) * values == 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+
+
+class Ghosts:
+    """The batches of one call, one after the other along the first axis."""
+
+    def __init__(self, slices, batches, x):
+        self.slices, self.batches, self.x = slices, batches, x
+        self.mean, self.inv_std = batches[-1].mean, batches[-1].inv_std
+        self.residual = batches[0].residual
+
+    def gradients(self, layer, dy, out):
+        """dx by batches; dweight and dbias of all, added in float64."""
+        dy = _core.same_as(dy, "dy", self.x, layer.axis)
+        outs = _core.gradient_outputs(out, self.residual, self.x, dy, layer.axis)
+        weight = np.ones(layer.num_features) if layer.weight is None else layer.weight.astype(np.float64)
+        dweight, dbias = np.zeros((2, layer.num_features))
+        for part, batch in zip(self.slices, self.batches, strict=True):
+            parts = tuple(array[part] for array in outs)
+            result = batch.backward(layer, dy[part], parts if self.residual else parts[0], weight)
+            dweight += result[1]
+            dbias += result[2]
+        return outs[0], dweight.astype(layer.dtype), dbias.astype(layer.dtype), *outs[1:]
+
+
+def _ghosts(layer, x_given, residual, mask, sample_weight, out):
+    x = _core.laid_out(x_given, layer.axis, layer.num_features)
+    running = _core.checked_running(layer, x) if layer.track_running_stats else None
+    mask, sample_weight = _core.positions(mask, sample_weight, x, layer.axis)
+    y = _core.output_for(x, out, x_given, residual, layer.axis)
+    if residual is not None:
+        residual = _core.same_as(residual, "residual", x, layer.axis)
+    slices = ghost_slices(x.shape[0], layer.virtual_batch_size, x[:1].size // max(layer.num_features, 1))
+    parts = [[None if a is None else a[part] for a in (residual, mask, sample_weight)] for part in slices]
+    for part, (_, *weights) in zip(slices, parts, strict=True):  # all of them before anything is written
+        _core.check_values(x[part], layer.axis, *weights, layer.one_value == "zero_var", running is not None)
+        if layer.nonfinite == "raise":
+            _core.refuse_not_finite(*_core.moments(x[part], layer.axis, None, *weights)[1:])
+    batches, moments = [], []
+    for part, given in zip(slices, parts, strict=True):
+        arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None, None, None, None, None, None, None)
+        extras = (layer.activation, layer.negative_slope, *given, True)
+        _, mean, m2, inv_std, count, _ = _core.forward(x[part], *arguments, *extras)
+        batches.append(Batch(layer, x[part], y[part], mean, inv_std, *given))
+        moments.append((mean, m2, count))
+    if running is not None:
+        _updated(layer, running, moments)
+    return (y if out is None else out), Ghosts(slices, batches, x)
+
+
+# --- batch renormalization ---
+
+
+class Renormalized(Batch):
+    """y = (x_hat * r + d) * weight + bias, with r and d as constants."""
+
+    r = d = None
+
+    def gradients(self, layer, dy, out):
+        weight = self.r if layer.weight is None else self.r * layer.weight
+        dx, dweight, dbias, *dresidual = self.backward(layer, dy, out, weight)
+        return dx, (self.r * dweight + self.d * dbias).astype(layer.dtype), dbias.astype(layer.dtype), *dresidual
+
+
+def renorm_corrections(layer, mean, inv_std):
+    """Return r = std / renorm_std and d = (mean - renorm_mean) / renorm_std, clipped."""
+    clipping = {"rmin": 0.0, "rmax": np.inf, "dmax": np.inf, **(layer.renorm_clipping or {})}
+    reference = np.maximum(layer.renorm_std.astype(np.float64), np.sqrt(layer.eps))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        r = np.where(inv_std == 0, 0, 1 / inv_std) / reference
+        d = (mean - layer.renorm_mean) / reference
+    return np.clip(r, clipping["rmin"], clipping["rmax"]), np.clip(d, -clipping["dmax"], clipping["dmax"])
+
+
+def _renormalized(layer, x, residual, mask, sample_weight, out):
+    x = _core.laid_out(x, layer.axis, layer.num_features)
+    running = _core.checked_running(layer, x)
+    _core.check_values(x, layer.axis, mask, sample_weight, layer.one_value == "zero_var", False)
+    count, mean, m2 = _core.moments(x, layer.axis, None, mask, sample_weight)
+    if layer.nonfinite == "raise":
+        _core.refuse_not_finite(mean, m2)
+    var = m2 / (count or 1)
+    inv_std = _inverse_std(var, layer.eps)
+    r, d = renorm_corrections(layer, mean, inv_std)
+    weight, bias = (r, d) if layer.weight is None else (r * layer.weight, d * layer.weight)
+    if layer.bias is not None:
+        bias = bias + layer.bias
+    extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
+    y = _core.inference(x, mean, var, weight, bias, layer.eps, layer.axis, out, None, layer.num_features, *extras)
+    if count and (layer.nonfinite == "propagate" or _core.first_not_finite(mean, m2) is None):
+        _update_renormalized(layer, running, mean, np.sqrt(var + layer.eps))
+    batch = Renormalized(layer, x, y, mean, inv_std, residual, mask, sample_weight)
+    batch.r, batch.d = r, d
+    return y, batch
+
+
+def _update_renormalized(layer, running, mean, std):
+    """As in Keras it is the deviations, not the variances, that are averaged."""
+    with layer._lock:
+        tracked = layer.num_batches_tracked + 1
+        factor = 1 / int(tracked) if layer.momentum is None else layer.momentum
+        with np.errstate(invalid="ignore", over="ignore"):
+            running_mean = (1 - factor) * layer.running_mean + factor * mean
+            running_std = (1 - factor) * np.sqrt(layer.running_var.astype(np.float64) + layer.eps) + factor * std
+            moved = [
+                (1 - layer.renorm_momentum) * old + layer.renorm_momentum * new
+                for old, new in ((layer.renorm_mean, mean), (layer.renorm_std, std))
+            ]
+            running_var = np.maximum(np.square(running_std) - layer.eps, 0)
+            values = [running_mean, running_var, tracked, *moved]
+            targets = [*running, layer.renorm_mean, layer.renorm_std]
+            _core.assign(targets, [np.asarray(v).astype(t.dtype) for t, v in zip(targets, values, strict=True)])

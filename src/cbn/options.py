@@ -1,0 +1,79 @@
+"""options: the checks of a layer's options, which of them exclude each other, and how they read."""
+
+import numbers
+
+import numpy as np
+
+from . import _core
+
+__all__ = ["DEFAULTS", "batch_size", "check_together", "clipping", "described", "one_of"]
+
+# the options that repr names only where they differ from these, in its order
+DEFAULTS = {
+    "axis": 1,
+    "activation": None,
+    "dtype": np.dtype(np.float32),
+    "nonfinite": "propagate",
+    "one_value": "error",
+    "frozen": False,
+    "virtual_batch_size": None,
+    "renorm": False,
+    "renorm_clipping": None,
+    "renorm_momentum": 0.01,
+    "zero_debias": False,
+}
+
+
+def one_of(name, value, allowed):
+    """Return value, if it is one of the words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    return value
+
+
+def batch_size(value):
+    """Return a number of samples, or None."""
+    if value is None:
+        return None
+    if _core.check_integer(value, "virtual_batch_size") < 1:
+        raise ValueError(f"virtual_batch_size must be 1 or more; got {value}")
+    return int(value)
+
+
+def clipping(bounds):
+    """Return a copy of the dict, if every bound is one that r and d can have."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, dict) or set(bounds) - {"rmin", "rmax", "dmax"}:
+        raise ValueError(f"renorm_clipping must be a dict with keys from rmin, rmax and dmax; got {bounds!r}")
+    for name, bound in bounds.items():
+        if not isinstance(bound, numbers.Real) or isinstance(bound, bool) or not bound >= 0:
+            raise ValueError(f"renorm_clipping must have numbers >= 0; got {name}={bound!r}")
+    bounds = {name: float(bound) for name, bound in bounds.items()}
+    if bounds.get("rmin", 0) > bounds.get("rmax", np.inf):
+        raise ValueError(f"renorm_clipping must have rmin <= rmax; got {bounds}")
+    return bounds
+
+
+def check_together(layer):
+    """Raise ValueError for options that exclude each other."""
+    if layer.renorm:
+        for name in ("virtual_batch_size", "zero_debias", "frozen"):
+            if getattr(layer, name):
+                raise ValueError(f"{name} must be {DEFAULTS[name]} with renorm; got {getattr(layer, name)}")
+    for name in ("renorm", "frozen", "zero_debias"):
+        if getattr(layer, name) and not layer.track_running_stats:
+            raise ValueError(f"{name} must be False without running statistics; got True")
+    if layer.virtual_batch_size is not None and layer.axis == 0:
+        raise ValueError("axis must not be 0, along which ghost batches are cut; got 0")
+
+
+def described(layer):
+    """Return ``, name=value`` of all options that are not the default."""
+    text = ", weight=False" if layer.affine and layer.weight is None else ""
+    for name, default in DEFAULTS.items():
+        if getattr(layer, name) != default:
+            text += f", {name}={getattr(layer, name)!r}" if name != "dtype" else f", dtype={layer.dtype}"
+        if name == "activation" and layer.activation == "leaky_relu":
+            text += f", negative_slope={layer.negative_slope}"
+    return text
