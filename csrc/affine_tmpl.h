@@ -13,7 +13,8 @@ static CBN_INLINE struct cbn_line FN(make_line)(double mean, double scale, doubl
     return (struct cbn_line){near, scale, shift, A_IS_DOUBLE ? 0 : fits ^ 1};
 }
 
-/* The lines of all channels of a block, for lines that are not wide; 1 if any is. */
+/* The lines of all channels of a block, for lines that are not wide; 1 if any is. Where a residual will add one rounding
+ * more, another one is made up for: column 3 has what the scale lost. */
 static CBN_INLINE int FN(make_lines)(struct cbn_output *out)
 {
     const double *mean = out->mean, *scale = out->scale, *shift = out->shift;
@@ -28,26 +29,55 @@ static CBN_INLINE int FN(make_lines)(struct cbn_output *out)
         rest[c] = (A)line.shift;
         wide |= line.wide;
     }
+    if (out->residual) {
+        A *lost = (A *)out->column[3];
+        CBN_IVDEP
+        for (ptrdiff_t c = 0; c < channels; c++)
+            lost[c] = (A)(scale[c] - (double)(A)scale[c]);
+    }
     return wide != 0;
 }
 
-/* One value: its line, and what follows that if it is `fused`. */
-static CBN_INLINE T FN(affine_one)(const struct FN(span) *span, ptrdiff_t i, A mean, A scale, A shift, int fused)
+/* The numbers of one channel, or of AVEC columns; `lost` is used with a residual only. */
+struct FN(line) {
+    A mean, scale, shift, lost;
+};
+struct FN(line_vec) {
+    FN(avec) mean, scale, shift, lost;
+};
+
+static CBN_INLINE struct FN(line) FN(line_at)(const struct cbn_output *out, ptrdiff_t j)
 {
-    A v = (GET_X(span->x[i]) - mean) * scale + shift;
-    if (fused && span->residual)
-        v += GET(span->residual[i]);
-    return SET(fused ? FN(bent_one)(v, v, span->bend) : v);
+    const A *mean = (const A *)out->column[0], *scale = (const A *)out->column[1], *shift = (const A *)out->column[2];
+    return (struct FN(line)){mean[j], scale[j], shift[j], out->residual ? ((const A *)out->column[3])[j] : 0};
+}
+
+/* One value: its line, and what follows that if it is `fused`. */
+static CBN_INLINE T FN(affine_one)(const struct FN(span) *span, ptrdiff_t i, struct FN(line) line, int fused)
+{
+    const A d = GET_X(span->x[i]) - line.mean;
+    if (!fused)
+        return SET(d * line.scale + line.shift);
+    A v = d * line.scale;
+    if (span->residual)
+        v = v + (d * line.lost + line.shift) + GET(span->residual[i]);
+    else
+        v += line.shift;
+    return SET(FN(bent_one)(v, v, span->bend));
 }
 
 /* AVEC values. */
-static CBN_INLINE FN(avec) FN(affine)(const struct FN(span) *span, ptrdiff_t i, FN(avec) mean, FN(avec) scale,
-                                      FN(avec) shift, int fused)
+static CBN_INLINE FN(avec) FN(affine)(const struct FN(span) *span, ptrdiff_t i, struct FN(line_vec) line, int fused)
 {
-    FN(avec) v = (LOAD_X(span->x + i) - mean) * scale + shift;
-    if (fused && span->residual)
-        v += OF(cbn_load)(span->residual + i);
-    return fused ? FN(bent)(v, v, span->bend) : v;
+    const FN(avec) d = LOAD_X(span->x + i) - line.mean;
+    if (!fused)
+        return d * line.scale + line.shift;
+    FN(avec) v = d * line.scale;
+    if (span->residual)
+        v = v + (d * line.lost + line.shift) + OF(cbn_load)(span->residual + i);
+    else
+        v += line.shift;
+    return FN(bent)(v, v, span->bend);
 }
 
 /* In double, for a line that is wide; with all that may follow it. */
@@ -64,21 +94,20 @@ static CBN_INLINE T FN(affine_wide)(const struct FN(span) *span, ptrdiff_t i, do
 static CBN_APART void FN(affine_ones_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
                                          int fused)
 {
-    const A mean = ((const A *)span->out->column[0])[c], scale = ((const A *)span->out->column[1])[c];
-    const A shift = ((const A *)span->out->column[2])[c];
+    const struct FN(line) line = FN(line_at)(span->out, c);
     CBN_IVDEP
     for (ptrdiff_t i = at; i < end; i++)
-        span->y[i] = FN(affine_one)(span, i, mean, scale, shift, fused);
+        span->y[i] = FN(affine_one)(span, i, line, fused);
 }
 
 static CBN_INLINE void FN(affine_lines_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
                                            int streaming, int fused)
 {
-    const FN(avec) mean = FN(splat)(((const A *)span->out->column[0])[c]);
-    const FN(avec) scale = FN(splat)(((const A *)span->out->column[1])[c]);
-    const FN(avec) shift = FN(splat)(((const A *)span->out->column[2])[c]);
+    const struct FN(line) line = FN(line_at)(span->out, c);
+    const struct FN(line_vec) lines = {FN(splat)(line.mean), FN(splat)(line.scale), FN(splat)(line.shift),
+                                       FN(splat)(line.lost)};
     for (ptrdiff_t i = at; i < end; i += AVEC)
-        OF(cbn_put)(span->y + i, FN(affine)(span, i, mean, scale, shift, fused), streaming);
+        OF(cbn_put)(span->y + i, FN(affine)(span, i, lines, fused), streaming);
 }
 
 static CBN_INLINE void FN(affine_seam_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
@@ -86,10 +115,12 @@ static CBN_INLINE void FN(affine_seam_of)(const struct FN(span) *span, ptrdiff_t
 {
     const A *mask = (const A *)(cbn_mask.bits + CBN_LANES) - left, *mean = (const A *)span->out->column[0] + c;
     const A *scale = (const A *)span->out->column[1] + c, *shift = (const A *)span->out->column[2] + c;
+    const A *lost = fused && span->residual ? (const A *)span->out->column[3] + c : shift;
     for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
         const A *m = mask + i;
-        const FN(avec) v = FN(affine)(span, at + i, FN(blend)(mean, m), FN(blend)(scale, m), FN(blend)(shift, m), fused);
-        OF(cbn_put)(span->y + at + i, v, streaming);
+        const struct FN(line_vec) line = {FN(blend)(mean, m), FN(blend)(scale, m), FN(blend)(shift, m),
+                                          FN(blend)(lost, m)};
+        OF(cbn_put)(span->y + at + i, FN(affine)(span, at + i, line, fused), streaming);
     }
 }
 
@@ -157,20 +188,21 @@ static void FN(open_spans)(struct cbn_output *out)
 
 static CBN_APART void FN(columns_some)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how)
 {
-    const A *mean = (const A *)span->out->column[0], *scale = (const A *)span->out->column[1];
-    const A *shift = (const A *)span->out->column[2];
     CBN_IVDEP
     for (ptrdiff_t i = j; i < end; i++)
-        span->y[i] = FN(affine_one)(span, i, mean[i], scale[i], shift[i], how);
+        span->y[i] = FN(affine_one)(span, i, FN(line_at)(span->out, i), how);
 }
 
 static CBN_INLINE void FN(columns_line)(T *y, const struct FN(span) *span, ptrdiff_t j, int streaming, int how)
 {
     const A *mean = (const A *)span->out->column[0], *scale = (const A *)span->out->column[1];
     const A *shift = (const A *)span->out->column[2];
-    for (ptrdiff_t i = j; i < j + LINE; i += AVEC, y += AVEC)
-        OF(cbn_put)(y, FN(affine)(span, i, FN(numbers)(mean + i), FN(numbers)(scale + i), FN(numbers)(shift + i),
-                                  how), streaming);
+    const A *lost = how && span->residual ? (const A *)span->out->column[3] : shift;
+    for (ptrdiff_t i = j; i < j + LINE; i += AVEC, y += AVEC) {
+        const struct FN(line_vec) line = {FN(numbers)(mean + i), FN(numbers)(scale + i), FN(numbers)(shift + i),
+                                          FN(numbers)(lost + i)};
+        OF(cbn_put)(y, FN(affine)(span, i, line, how), streaming);
+    }
 }
 
 static CBN_APART void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
@@ -180,8 +212,10 @@ static CBN_APART void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t fi
         const ptrdiff_t c = j / out->block.inner % out->block.channels;
         const double mean = out->mean[c], scale = out->scale[c], shift = out->shift[c];
         const struct cbn_line line = FN(make_line)(mean, scale, shift);
+        const A lost = (A)(scale - (double)(A)scale);
         span.y[j] = line.wide ? FN(affine_wide)(&span, j, mean, scale, shift)
-                              : FN(affine_one)(&span, j, (A)line.mean, (A)line.scale, (A)line.shift, 1);
+                              : FN(affine_one)(&span, j, (struct FN(line)){(A)line.mean, (A)line.scale, (A)line.shift,
+                                                                           lost}, 1);
     }
 }
 
@@ -215,7 +249,7 @@ static void FN(open_columns)(struct cbn_output *out)
     const struct cbn_block *b = &out->block;
     const ptrdiff_t group = b->channels * b->inner;
     const int wide = FN(make_lines)(out);
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < (out->residual ? 4 : 3); k++) {
         A *numbers = (A *)out->column[k];
         if (b->inner > 1) /* from the last on, since they stand before their places */
             for (ptrdiff_t c = b->channels - 1; c >= 0; c--)

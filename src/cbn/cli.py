@@ -16,11 +16,12 @@ from . import comparison, runtime, selfcheck
 __all__ = ["main"]
 
 PARTS = ("config", "check", "bench")
-CHECKED = ("forward", "backward", "running", "inference")
+CHECKED = ("forward", "backward", "running", "inference", "fused", "masked")
 CHECK_NOTES = """\
 A cell is error / bound in ulp, of the quantity of the operation that came nearest to its bound with any instruction
-set: y, the statistics, dx, dweight, dbias, the running statistics. Bits: y, dx and the channels' statistics and
-gradients from every instruction set with 1, 2 and 3 threads."""
+set: y, the statistics, dx, dweight, dbias, the running statistics. Fused: all of them with a residual and leaky_relu;
+masked: with a fifth of the positions left out. Bits: y, dx and the channels' statistics and gradients from every
+instruction set with 1, 2 and 3 threads, plain and with all of that at once."""
 BENCH_NOTES = """\
 Medians of samples taken in turns, with output arrays given. GB/s: x read and y written; backward dy and x read, dx
 written. Copy: np.copyto of x, split over the same threads or in one call, whichever is faster; the percentage is of
@@ -67,7 +68,7 @@ def parse(arguments):
         "--input",
         metavar="FILE.npy",
         type=Path,
-        help="check and compare with this array of yours: float32 or float64, rank 2 or more",
+        help="check and compare with this array of yours: float16, float32 or float64, rank 2 or more",
     )
     parser.add_argument("--axis", type=int, help="the channel axis of --input (default: 1)")
     parser.add_argument("--quick", action="store_true", help="smaller arrays")
@@ -111,8 +112,8 @@ def read_input(path, axis):
     except (ValueError, EOFError, MemoryError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--input must be a .npy file of numbers; got {path}: {reason}") from None
-    if x.dtype.type not in (np.float32, np.float64):
-        raise UserError(f"--input must have dtype float32 or float64; got {x.dtype}")
+    if x.dtype.type not in (np.float16, np.float32, np.float64):
+        raise UserError(f"--input must have dtype float16, float32 or float64; got {x.dtype}")
     if x.ndim < 2:
         raise UserError(f"--input must have rank 2 or more; got shape {x.shape}")
     axis = 1 if axis is None else axis
@@ -155,6 +156,8 @@ def print_check(rows):
         for d in row["different_bits"]:
             print(f"{where} other bits with {d['isa']} and {d['threads']} threads")
     print(CHECK_NOTES)
+    if "bfloat16" not in {str(dtype) for dtype in selfcheck.dtypes()}:
+        print("bfloat16 was not checked: its arrays need ml_dtypes (pip install ml_dtypes)")
     same = all(row["same_bits"] for row in rows)
     print("Same bits for all instruction sets and numbers of threads:", "yes" if same else "NO")
     print(f"Self-check: {sum(row['ok'] for row in rows)} of {len(rows)} ok")

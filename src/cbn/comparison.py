@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from . import functional, reference, runtime, verify
+from . import functional, reference, report, runtime
 
 __all__ = ["OPERATIONS", "Problem", "cases", "compare"]
 
@@ -202,9 +202,9 @@ def contenders(problem):
 
 def _error(got, exact):
     """The largest error, in units of the largest exact value."""
-    eps = np.finfo(got.dtype).eps
+    name = got.dtype.name
     largest = np.abs(exact).max(initial=0, where=np.isfinite(exact))
-    return verify.error_in_ulp(got, exact, max(largest, np.finfo(got.dtype).tiny), got.dtype) * eps
+    return report.error_in_ulp(got, exact, max(largest, report.TINY[name]), got.dtype) * report.EPS[name]
 
 
 def _seconds(call, number):

@@ -400,7 +400,7 @@ class BatchNorm:
             scale *= self.weight
         return scale, (0 if self.bias is None else self.bias) - scale * self.running_mean
 
-    def check(self, x, dy=None):
+    def check(self, x, dy=None, *, residual=None, mask=None, sample_weight=None):
         """Compare forward, backward, running update and inference on x with the oracle. Leaves the layer as it was.
 
         Parameters
@@ -409,6 +409,8 @@ class BatchNorm:
             A training input of this layer.
         dy : ndarray, optional
             A gradient for backward; random if it is not given.
+        residual, mask, sample_weight
+            Of the call, as in `batch_norm`.
 
         Returns
         -------
@@ -420,7 +422,7 @@ class BatchNorm:
         OracleMismatch
             If an error is larger than the numerics contract allows.
         """
-        report = verify.check_layer(self, x, dy)
+        report = verify.check_layer(self, x, dy, residual=residual, mask=mask, sample_weight=sample_weight)
         if not report.ok:
             raise verify.OracleMismatch(report)
         return report
