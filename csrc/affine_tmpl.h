@@ -221,12 +221,14 @@ static CBN_APART void FN(write_mixed)(const struct cbn_output *out, ptrdiff_t fi
 
 static CBN_INLINE void FN(write_plain)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
 {
-    FN(emit)(out, first, j, end, FN(columns_some), FN(columns_line), CBN_PLAIN);
+    const struct FN(span) span = FN(span_from)(out, first);
+    FN(emit)(&span, j, end, FN(columns_some), FN(columns_line), CBN_PLAIN);
 }
 
 static CBN_INLINE void FN(write_fused)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
 {
-    FN(emit)(out, first, j, end, FN(columns_some), FN(columns_line), CBN_FUSED);
+    const struct FN(span) span = FN(span_from)(out, first);
+    FN(emit)(&span, j, end, FN(columns_some), FN(columns_line), CBN_FUSED);
 }
 
 static void FN(advance_plain)(struct cbn_output *out, ptrdiff_t values)

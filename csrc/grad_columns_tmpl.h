@@ -70,7 +70,8 @@ static CBN_INLINE void FN(grad_line)(T *to, const struct FN(span) *span, ptrdiff
 #define ADVANCE(name, how)                                                                                            \
     static CBN_INLINE void FN(write_##name)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end) \
     {                                                                                                                 \
-        FN(emit)(out, first, j, end, FN(grad_some), FN(grad_line), how);                                               \
+        const struct FN(span) span = FN(span_from)(out, first);                                                       \
+        FN(emit)(&span, j, end, FN(grad_some), FN(grad_line), how);                                                   \
     }                                                                                                                 \
     static void FN(advance_##name)(struct cbn_output *out, ptrdiff_t values)                                          \
     {                                                                                                                 \

@@ -2,25 +2,37 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 
-/* --- dx = scale * ((g - w * center) - w * (slope * (x - mean))), always in double; 0 where w < 0 --- */
+/* --- dx = scale * ((g - w * center) - w * (slope * (x - mean))), always in double; 0 where w < 0. Nothing of x where w
+ * is 0: it may be NaN there --- */
 
-/* Nothing of x where w is 0: it may be NaN there. */
+/* The numbers of a channel, or of CBN_VEC columns. */
+struct FN(weighted) {
+    cbn_vec mean, scale, center, slope;
+};
+
+static CBN_INLINE void FN(weighted_pass)(const struct FN(span) *span, ptrdiff_t i, double w)
+{
+    if (span->dresidual)
+        span->dresidual[i] = SET(w < 0 ? 0 : FN(passed_one)(span, i, CBN_FUSED));
+}
+
 static CBN_INLINE void FN(weighted_one)(const struct FN(span) *span, ptrdiff_t i, ptrdiff_t c, double w)
 {
     const struct cbn_output *out = span->out;
     const double g = FN(passed_double)(span, i, CBN_FUSED);
     const double line = out->slope[c] * ((double)GET(span->x[i]) - out->mean[c]) * w;
     const double dx = out->scale[c] * ((g - out->shift[c] * w) - (w > 0 ? line : 0));
-    if (span->dresidual)
-        span->dresidual[i] = SET(w < 0 ? 0 : FN(passed_one)(span, i, CBN_FUSED));
+    FN(weighted_pass)(span, i, w);
     span->y[i] = FROM_DOUBLE(w < 0 ? 0 : dx);
 }
 
-static CBN_INLINE void FN(clear)(const struct FN(span) *span, ptrdiff_t at, ptrdiff_t end)
+/* CBN_VEC values; `counts` has ones where w > 0. Not 0 where masked. */
+static CBN_INLINE cbn_vec FN(weighted_doubles)(const struct FN(span) *span, ptrdiff_t i, cbn_vec w, cbn_vec counts,
+                                               struct FN(weighted) at)
 {
-    memset(span->y + at, 0, (size_t)(end - at) * sizeof(T));
-    if (span->dresidual)
-        memset(span->dresidual + at, 0, (size_t)(end - at) * sizeof(T));
+    const cbn_vec line = at.slope * (OF(cbn_widen)(span->x + i) - at.mean) * w;
+    const cbn_vec rest = FN(passed_doubles)(span, i, CBN_FUSED) - at.center * w;
+    return at.scale * (rest - cbn_and(line, counts));
 }
 
 /* --- spans --- */
@@ -40,23 +52,24 @@ static CBN_APART void FN(weighted_ones)(const struct FN(span) *span, ptrdiff_t c
         FN(weighted_one)(span, i, c, w[i]);
 }
 
-/* Most lines are all there or all masked. */
 static CBN_INLINE void FN(weighted_lines)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
                                           int streaming, int how)
 {
-    const double *w = FN(weights_of)(span->out, c);
-    for (; at < end; at += LINE) {
-        ptrdiff_t ones = 0, masked = 0;
-        for (ptrdiff_t i = at; i < at + LINE; i++) {
-            ones += w[i] == 1;
-            masked += w[i] < 0;
+    const struct cbn_output *out = span->out;
+    const double *w = FN(weights_of)(out, c);
+    const struct FN(weighted) numbers = {cbn_splat(out->mean[c]), cbn_splat(out->scale[c]), cbn_splat(out->shift[c]),
+                                         cbn_splat(out->slope[c])};
+    for (; at < end; at += AVEC) {
+        cbn_vec dx[DOUBLES];
+        FN(prefetch_inputs)(span, at, how);
+        for (ptrdiff_t i = at; span->dresidual && i < at + AVEC; i++)
+            FN(weighted_pass)(span, i, w[i]);
+        for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
+            const cbn_vec weights = CBN_LOAD(w + at + v, 0);
+            const cbn_vec values = FN(weighted_doubles)(span, at + v, weights, (cbn_vec)(weights > 0), numbers);
+            dx[v / CBN_VEC] = cbn_and(values, (cbn_vec)(weights >= 0));
         }
-        if (ones == LINE)
-            FN(wide_lines)(span, c, at, at + LINE, streaming, CBN_FUSED);
-        else if (masked == LINE)
-            FN(clear)(span, at, at + LINE);
-        else
-            FN(weighted_ones)(span, c, at, at + LINE, how);
+        OF(cbn_put)(span->y + at, FN(rounded)(dx), streaming);
     }
 }
 
@@ -73,29 +86,54 @@ static void FN(advance_weighted_spans)(struct cbn_output *out, ptrdiff_t values)
     FN(advance_spans)(out, values, FN(weighted_ones), FN(weighted_lines), FN(weighted_seam), CBN_FUSED);
 }
 
-/* --- columns --- */
+/* --- columns: channels side by side have one weight for each sample --- */
 
-static CBN_APART void FN(weighted_across)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t j, ptrdiff_t end, double w)
+static CBN_APART void FN(weighted_some)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how)
 {
-    for (ptrdiff_t i = j; i < end; i++)
-        FN(weighted_one)(span, i, c + i - j, w);
+    const ptrdiff_t inner = span->out->block.inner, channels = span->out->block.channels;
+    (void)how;
+    for (; j < end; j++) {
+        const ptrdiff_t position = j / (channels * inner) * inner + j % inner;
+        FN(weighted_one)(span, j, j / inner % channels, span->out->weights[span->out->sample * inner + position]);
+    }
 }
 
-/* Channels side by side: a sample at a time, with one weight. */
+static CBN_INLINE void FN(weighted_line)(T *to, const struct FN(span) *span, ptrdiff_t j, int streaming, int how)
+{
+    const struct cbn_output *out = span->out;
+    const double w = out->weights[out->sample + j / out->block.channels]; /* not masked */
+    const cbn_vec counts = CBN_LOAD(cbn_mask.lanes + (w > 0 ? CBN_LANES : 0), 0);
+    FN(prefetch_inputs)(span, j, how);
+    for (ptrdiff_t i = j; span->dresidual && i < j + LINE; i++)
+        FN(weighted_pass)(span, i, w);
+    for (ptrdiff_t i = j; i < j + LINE; i += AVEC, to += AVEC) {
+        cbn_vec dx[DOUBLES];
+        for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
+            const struct FN(weighted) numbers = {CBN_LOAD(out->column[0] + i + v, 0), CBN_LOAD(out->column[1] + i + v, 0),
+                                                 CBN_LOAD(out->column[2] + i + v, 0), CBN_LOAD(out->column[3] + i + v, 0)};
+            dx[v / CBN_VEC] = FN(weighted_doubles)(span, i + v, cbn_splat(w), counts, numbers);
+        }
+        OF(cbn_put)(to, FN(rounded)(dx), streaming);
+    }
+}
+
+/* A sample at a time; what is masked is not read at all. */
 static CBN_INLINE void FN(write_weighted)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end)
 {
     const struct FN(span) span = FN(span_from)(out, first);
-    const ptrdiff_t inner = out->block.inner, channels = out->block.channels;
+    const ptrdiff_t channels = out->block.channels;
+    if (out->block.inner > 1) {
+        FN(weighted_some)(&span, j, end, CBN_FUSED);
+        return;
+    }
     while (j < end) {
-        const ptrdiff_t sample = j / (channels * inner), c = j / inner % channels, i = j % inner;
-        const double w = out->weights[(out->sample + sample) * inner + i];
-        const ptrdiff_t past = (sample + 1) * channels, stop = inner > 1 ? j + 1 : past < end ? past : end;
-        if (w < 0)
-            FN(clear)(&span, j, stop);
-        else if (w == 1 && stop - j >= LINE)
-            FN(emit)(out, first, j, stop, FN(grad_some), FN(grad_line), CBN_FUSED | CBN_WIDE);
-        else
-            FN(weighted_across)(&span, c, j, stop, w);
+        const ptrdiff_t sample = j / channels, past = (sample + 1) * channels, stop = past < end ? past : end;
+        if (out->weights[out->sample + sample] < 0) {
+            memset(span.y + j, 0, (size_t)(stop - j) * sizeof(T));
+            if (span.dresidual)
+                memset(span.dresidual + j, 0, (size_t)(stop - j) * sizeof(T));
+        } else
+            FN(emit)(&span, j, stop, FN(weighted_some), FN(weighted_line), CBN_FUSED);
         j = stop;
     }
 }

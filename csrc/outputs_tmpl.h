@@ -167,26 +167,45 @@ static CBN_INLINE void FN(advance_spans)(struct cbn_output *out, ptrdiff_t value
     }
 }
 
+/* Fewer than 2 * LINE values: no call of a function. */
+static CBN_INLINE void FN(copy)(T *to, const T *from, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
 /* --- columns: numbers that are laid out as the values are, for samples side by side --- */
 
-/* Writes the values [j, end) of a run; or the LINE values from j on, to y. */
+/* Writes the values [j, end) of a run, fewer than LINE; or the LINE values from j on, to y. */
 typedef void FN(some_fn)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how);
 typedef void FN(line_fn)(T *y, const struct FN(span) *span, ptrdiff_t j, int streaming, int how);
 
-/* Writes the values [j, end) of the run that starts at index `first`. */
-static CBN_INLINE void FN(emit)(const struct cbn_output *out, ptrdiff_t first, ptrdiff_t j, ptrdiff_t end,
-                                FN(some_fn) *some, FN(line_fn) *line, int how)
+/* Writes the values [j, end) of a run: whole lines of memory, and before and after these what is left of two more, which
+ * are computed first, since y may be where their input is. */
+static CBN_INLINE void FN(emit)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, FN(some_fn) *some,
+                                FN(line_fn) *line, int how)
 {
-    const struct FN(span) span = FN(span_from)(out, first);
-    if (out->block.streaming) {
-        const ptrdiff_t start = FN(line_start)(span.y, j, end);
-        some(&span, j, start, how);
-        for (j = start; j + LINE <= end; j += LINE)
-            line(span.y + j, &span, j, 1, how);
-    } else
-        for (; j + LINE <= end; j += LINE)
-            line(span.y + j, &span, j, 0, how);
-    some(&span, j, end, how);
+    const int streaming = span->out->block.streaming;
+    if (end - j < LINE) {
+        some(span, j, end, how);
+        return;
+    }
+    _Alignas(CBN_LINE_BYTES) T head[CBN_LINE_BYTES / sizeof(A)], tail[CBN_LINE_BYTES / sizeof(A)];
+    const ptrdiff_t start = streaming ? FN(line_start)(span->y, j, end) : j, stop = start + ((end - start) & -LINE);
+    if (start > j)
+        line(head, span, j, 0, how);
+    if (stop < end)
+        line(tail, span, end - LINE, 0, how);
+    if (streaming)
+        for (ptrdiff_t i = start; i < stop; i += LINE)
+            line(span->y + i, span, i, 1, how);
+    else
+        for (ptrdiff_t i = start; i < stop; i += LINE)
+            line(span->y + i, span, i, 0, how);
+    if (start > j)
+        FN(copy)(span->y + j, head, start - j);
+    if (stop < end)
+        FN(copy)(span->y + stop, tail + LINE - (end - stop), end - stop);
 }
 
 /* Writes the values [j, end) of the run that starts at index `first`. */

@@ -1,0 +1,192 @@
+"""variants: what each option costs: its time over that of the plain float32 call, beside the traffic over its."""
+
+import argparse
+import importlib.util
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+import cbn
+import machine
+import timing
+from common import Progress, add_json_option, check, run_main, write_json
+
+SHAPE = (32, 256, 28, 28)
+ARRAYS = {"forward": 2, "inference": 2, "backward": 3}  # that a plain call has to move
+
+
+@dataclass
+class Variant:
+    """One call; `arrays` are those of x's size that it has to move, in units of float32 arrays."""
+
+    operation: str
+    name: str
+    arrays: float
+    call: object
+    peer: object = None
+
+
+class Arrays:
+    """What all variants of one layout and dtype work on."""
+
+    def __init__(self, axis, dtype, threads):
+        shape = SHAPE if axis == 1 else (SHAPE[0], *SHAPE[2:], SHAPE[1])
+        rng = np.random.default_rng(0)
+        self.x, self.dy, self.residual = (rng.standard_normal(shape, np.float32).astype(dtype) for _ in range(3))
+        self.out, self.dresidual = np.zeros_like(self.x), np.zeros_like(self.x)
+        self.weight, self.bias = rng.standard_normal((2, SHAPE[1]), np.float32)
+        self.mean, self.var = np.zeros(SHAPE[1], np.float32), np.ones(SHAPE[1], np.float32)
+        self.mask = rng.random((SHAPE[0], *SHAPE[2:])) < 0.8
+        self.padding = np.arange(SHAPE[2] * SHAPE[3]).reshape(SHAPE[2:]) < 0.8 * SHAPE[2] * SHAPE[3]
+        self.samples = rng.random(SHAPE[0])
+        self.common = {"axis": axis, "num_threads": threads}
+        self.y, self.batch_mean, self.inv_std = cbn.batch_norm_forward(self.x, axis=axis)
+        self.y = self.y.copy()
+
+
+def forward(a, **options):
+    return partial(cbn.batch_norm_forward, a.x, a.weight, a.bias, out=a.out, **a.common, **options)
+
+
+def inference(a, **options):
+    return partial(cbn.batch_norm, a.x, a.mean, a.var, a.weight, a.bias, out=a.out, **a.common, **options)
+
+
+def backward(a, out=None, **options):
+    arguments = (a.dy, a.x, a.batch_mean, a.inv_std, a.weight)
+    return partial(cbn.batch_norm_backward, *arguments, out=a.out if out is None else out, **a.common, **options)
+
+
+def of_dtype(a, name, share, peers):
+    """The three operations of another dtype."""
+    for operation, call in (("forward", forward), ("inference", inference), ("backward", backward)):
+        yield Variant(operation, name, share * ARRAYS[operation], call(a), peers.get(operation))
+
+
+def of_options(a, peers):
+    """Everything in float32 that is not plain."""
+    pair = (a.out, a.dresidual)
+    act = {"activation": "relu"}
+    both = {**act, "residual": a.residual}
+    yield Variant("forward", "relu", 2, forward(a, **act), peers.get("relu"))
+    yield Variant("forward", "residual, relu", 3, forward(a, **both), peers.get("residual"))
+    yield Variant("inference", "relu", 2, inference(a, **act), peers.get("inference relu"))
+    yield Variant("inference", "residual, relu", 3, inference(a, **both), peers.get("inference residual"))
+    yield Variant("backward", "relu", 4, backward(a, **act, y=a.y))
+    yield Variant("backward", "residual, relu", 5, backward(a, pair, **act, y=a.y, residual=True))
+    for name, mask in (("mask, scattered", a.mask), ("mask, the end", a.padding)):
+        yield Variant("forward", name, 2, forward(a, mask=mask))
+        yield Variant("backward", name, 3, backward(a, mask=mask))
+    yield Variant("forward", "sample_weight", 2, forward(a, sample_weight=a.samples))
+    yield Variant("backward", "sample_weight", 3, backward(a, sample_weight=a.samples))
+
+
+def of_layers(a):
+    """Training calls of layers, against the same call of a layer without the option."""
+    options = {
+        "layer": {},
+        "layer, nonfinite=raise": {"nonfinite": "raise"},
+        "layer, nonfinite=skip": {"nonfinite": "skip"},
+        "layer, frozen": {"frozen": True},
+        "layer, virtual_batch_size=8": {"virtual_batch_size": 8},
+        "layer, renorm": {"renorm": True},
+        "layer, zero_debias": {"zero_debias": True},
+    }
+    for name, arguments in options.items():
+        layer = cbn.BatchNorm(SHAPE[1], axis=a.common["axis"], **arguments)
+        yield Variant("forward", name, 2, partial(layer, a.x, out=a.out))
+
+
+def torch_calls(a, dtype):
+    """What torch takes for the same, in as many calls as it needs; channels_last for NHWC."""
+    import torch
+
+    torch.set_num_threads(a.common["num_threads"])
+    torch.set_grad_enabled(False)
+    types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+    def tensor(array):
+        array = np.moveaxis(array.astype(np.float32), a.common["axis"], 1)
+        return torch.from_numpy(array).to(types[dtype])
+
+    x, dy, residual = tensor(a.x), tensor(a.dy), tensor(a.residual)
+    weight, bias, mean, var = map(torch.from_numpy, (a.weight, a.bias, a.mean, a.var))
+    saved, inv_std = (torch.from_numpy(v.astype(np.float32)) for v in (a.batch_mean, a.inv_std))
+    norm = torch.nn.functional.batch_norm
+    train = partial(norm, x, None, None, weight, bias, True)
+    evaluate = partial(norm, x, mean, var, weight, bias)
+    grad = torch.ops.aten.native_batch_norm_backward
+    return {
+        "forward": train,
+        "inference": evaluate,
+        "backward": partial(grad, dy, x, weight, None, None, saved, inv_std, True, 1e-5, [True] * 3),
+        "relu": lambda: train().relu_(),
+        "residual": lambda: train().add_(residual).relu_(),
+        "inference relu": lambda: evaluate().relu_(),
+        "inference residual": lambda: evaluate().add_(residual).relu_(),
+    }
+
+
+def variants(axis, threads, halves, peers):
+    plain = Arrays(axis, np.float32, threads)
+    calls = torch_calls(plain, "float32") if peers else {}
+    yield from of_dtype(plain, "plain", 1, calls)
+    yield from of_options(plain, calls)
+    yield from of_layers(plain)
+    ones = np.ones(SHAPE[1])
+    double = (plain.dy, ones, ones, plain.dy, plain.x, plain.batch_mean, plain.inv_std, plain.weight)
+    if hasattr(cbn, "batch_norm_double_backward"):
+        yield Variant(
+            "backward", "double backward", 5, partial(cbn.batch_norm_double_backward, *double, **plain.common)
+        )
+    for dtype in halves:
+        half = Arrays(axis, dtype, threads)
+        name = np.dtype(dtype).name
+        yield from of_dtype(half, name, 0.5, torch_calls(half, name) if peers else {})
+
+
+def measured(variant, plain, repeats):
+    calls = {"plain": plain.call, "variant": variant.call}
+    if variant.peer:
+        calls["torch"] = variant.peer
+    samples = timing.measure(calls, repeats)
+    row = {"operation": variant.operation, "variant": variant.name, "seconds": samples["variant"].median}
+    row |= {"over_plain": timing.ratio(samples["variant"], samples["plain"])}
+    row |= {"traffic_over_plain": variant.arrays / ARRAYS[variant.operation]}
+    row["torch"] = timing.ratio(samples["torch"], samples["variant"]) if variant.peer else None
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=cbn.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=9)
+    add_json_option(parser)
+    options = parser.parse_args()
+    check(options)
+    halves = [np.float16]
+    if importlib.util.find_spec("ml_dtypes"):
+        import ml_dtypes
+
+        halves.append(ml_dtypes.bfloat16)
+    peers = importlib.util.find_spec("torch") is not None
+    rows = []
+    print(f"x is {'x'.join(map(str, SHAPE))} float32, {options.threads} threads; torch is torch's time over cbn's")
+    print(f"{'layout':7}{'operation':11}{'variant':30}{'ms':>8}{'xplain':>8}{'traffic':>9}{'torch':>7}")
+    for layout, axis in (("NCHW", 1), ("NHWC", -1)):
+        some = list(variants(axis, options.threads, halves, peers))
+        plain = {v.operation: v for v in some if v.name == "plain"}
+        progress = Progress([1] * len(some))
+        for variant in some:
+            row = {"layout": layout, **measured(variant, plain[variant.operation], options.repeats)}
+            progress.step()
+            rows.append(row)
+            torch = "-" if row["torch"] is None else f"{row['torch']:.2f}"
+            line = f"{layout:7}{row['operation']:11}{row['variant']:30}{1e3 * row['seconds']:8.2f}"
+            print(f"{line}{row['over_plain']:8.2f}{row['traffic_over_plain']:9.2f}{torch:>7}", flush=True)
+    write_json(options.json, {"machine": machine.machine(), "threads": options.threads, "rows": rows})
+
+
+if __name__ == "__main__":
+    run_main(main)
