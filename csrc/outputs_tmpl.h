@@ -180,32 +180,31 @@ static CBN_INLINE void FN(copy)(T *to, const T *from, ptrdiff_t n)
 typedef void FN(some_fn)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how);
 typedef void FN(line_fn)(T *y, const struct FN(span) *span, ptrdiff_t j, int streaming, int how);
 
-/* Writes the values [j, end) of a run: whole lines of memory, and before and after these what is left of two more, which
- * are computed first, since y may be where their input is. */
+/* Writes the values [j, end) of a run: whole lines, of memory if streaming; and what is left before and after these,
+ * which is computed first, since y may be where its input is. */
 static CBN_INLINE void FN(emit)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, FN(some_fn) *some,
                                 FN(line_fn) *line, int how)
 {
-    const int streaming = span->out->block.streaming;
+    const int streaming = span->out->block.streaming && end - j >= 4 * LINE;
     if (end - j < LINE) {
         some(span, j, end, how);
         return;
     }
-    _Alignas(CBN_LINE_BYTES) T head[CBN_LINE_BYTES / sizeof(A)], tail[CBN_LINE_BYTES / sizeof(A)];
-    const ptrdiff_t start = streaming ? FN(line_start)(span->y, j, end) : j, stop = start + ((end - start) & -LINE);
-    if (start > j)
-        line(head, span, j, 0, how);
-    if (stop < end)
-        line(tail, span, end - LINE, 0, how);
+    _Alignas(CBN_LINE_BYTES) T head[2 * CBN_LINE_BYTES / sizeof(A)], tail[2 * CBN_LINE_BYTES / sizeof(A)];
+    const ptrdiff_t whole = streaming ? (ptrdiff_t)(CBN_LINE_BYTES / sizeof(T)) : LINE;
+    const ptrdiff_t start = streaming ? FN(line_start)(span->y, j, end) : j, stop = start + ((end - start) & -whole);
+    for (ptrdiff_t i = 0; i < start - j; i += LINE)
+        line(head + i, span, j + i, 0, how);
+    for (ptrdiff_t i = LINE; i < end - stop + LINE; i += LINE)
+        line(tail + 2 * LINE - i, span, end - i, 0, how);
     if (streaming)
         for (ptrdiff_t i = start; i < stop; i += LINE)
             line(span->y + i, span, i, 1, how);
     else
         for (ptrdiff_t i = start; i < stop; i += LINE)
             line(span->y + i, span, i, 0, how);
-    if (start > j)
-        FN(copy)(span->y + j, head, start - j);
-    if (stop < end)
-        FN(copy)(span->y + stop, tail + LINE - (end - stop), end - stop);
+    FN(copy)(span->y + j, head, start - j);
+    FN(copy)(span->y + stop, tail + 2 * LINE - (end - stop), end - stop);
 }
 
 /* Writes the values [j, end) of the run that starts at index `first`. */
