@@ -342,6 +342,8 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
 #define FROM_DOUBLE(value) cbn_float_to_bf16(cbn_odd_float(value))
 #include "kernels_tmpl.h"
 
+#include "planes.h"
+
 /* images: only y = (x - mean) * scale + shift */
 #define X uint8_t
 #define T float
