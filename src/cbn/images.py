@@ -22,7 +22,7 @@ def _of_layer(layer):
 
 
 def normalize_images(images, mean, std, *, layer=None, axis=-1, channels_first=True, out=None, num_threads=None):
-    """Normalize images as torchvision's ``ToTensor`` and ``Normalize(mean, std)`` do, and optionally a layer after them.
+    """Normalize images as torchvision's ``ToTensor`` and ``Normalize(mean, std)`` do, and apply a layer if there is one.
 
     Parameters
     ----------
@@ -59,11 +59,11 @@ def normalize_images(images, mean, std, *, layer=None, axis=-1, channels_first=T
 
     Notes
     -----
-    All that happens to a channel is one ``(images - center) * scale + shift``, with numbers computed in float64. ``abs(y
-    - exact) <= 4 * 2**-24 * max(abs(y), abs(x_hat * weight), abs(bias), 1)``, as for `batch_norm`; without a layer
-    ``x_hat * weight`` is y. This holds while y changes by less than 2**24 from black to white. The same bits for any
-    number of threads, instruction set and alignment. images are read once and y is written once; images in other layouts
-    than C order, before or after the channel axis is moved last, are first copied once.
+    All that happens to a channel is one ``(images - center) * scale + shift``, with numbers computed in float64.
+    ``abs(y - exact) <= 4 * 2**-24 * max(abs(y), abs(x_hat * weight), abs(bias), 1)``, as for `batch_norm`; without a
+    layer ``x_hat * weight`` is y. This holds while y changes by less than 2**24 from black to white. The same bits for
+    any number of threads, instruction set and alignment. images are read once and y is written once. Images that are
+    neither in C order nor so once their channel axis is moved (last or to -3) are first copied once.
 
     Examples
     --------
