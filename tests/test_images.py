@@ -99,7 +99,6 @@ LAYOUTS = {
     "every other": lambda x: np.repeat(x, 2, axis=-2)[..., ::2, :],
     "F": np.asfortranarray,
     "planes below": lambda x: np.moveaxis(np.moveaxis(x, -1, -3).copy(), -3, -1),
-    "list": lambda x: x.tolist(),
     "read-only": lambda x: np.frombuffer(x.tobytes(), np.uint8).reshape(x.shape),
 }
 

@@ -22,7 +22,7 @@ def _of_layer(layer):
 
 
 def normalize_images(images, mean, std, *, layer=None, axis=-1, channels_first=True, out=None, num_threads=None):
-    """Normalize images as torchvision's ``ToTensor`` and ``Normalize(mean, std)`` do, and apply a layer if there is one.
+    """Normalize images as torchvision's ``ToTensor`` and ``Normalize(mean, std)`` do, and apply a layer after that.
 
     Parameters
     ----------
