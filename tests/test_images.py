@@ -34,11 +34,6 @@ def layer_of(channels, dtype=np.float32, **options):
     return layer
 
 
-def with_activation(layer, activation, negative_slope=0.01):
-    layer.activation, layer.negative_slope = activation, negative_slope
-    return layer
-
-
 def assert_images(y, images, mean, std, layer=None, axis=-1, channels_first=True):
     """y within the bound of `batch_norm` in inference."""
     axis = axis % images.ndim
@@ -121,11 +116,13 @@ def test_layouts(layout, channels):
 LAYERS = {
     "affine": lambda: layer_of(3),
     "no bias": lambda: layer_of(3, bias=False),
+    "no weight": lambda: layer_of(3, weight=False),
+    "float16": lambda: layer_of(3, np.float16),
     "not affine": lambda: layer_of(3, affine=False),
     "float64, axis": lambda: layer_of(3, np.float64, axis=-1),
     "eps": lambda: layer_of(3, eps=0.5),
-    "relu": lambda: with_activation(layer_of(3), "relu"),
-    "leaky_relu": lambda: with_activation(layer_of(3), "leaky_relu", 0.2),
+    "relu": lambda: layer_of(3, activation="relu"),
+    "leaky_relu": lambda: layer_of(3, activation="leaky_relu", negative_slope=0.2),
 }
 
 
@@ -155,7 +152,7 @@ def test_a_layer_of_extremes(isa):
     ("shape", "channels"), [((3, 200, 211), 3), ((900, 9, 9), 2), ((1, 300, 301), 4), ((5, 40, 50), 20)]
 )
 def test_same_bits(shape, channels):
-    images, layer = images_of(shape, channels), with_activation(layer_of(channels), "leaky_relu")
+    images, layer = images_of(shape, channels), layer_of(channels, activation="leaky_relu")
     layer.weight[0] = 1e35  # in doubles
     expected = None
     for isa in cbn.available_isas():

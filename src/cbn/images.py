@@ -18,7 +18,7 @@ def _of_layer(layer):
         raise RuntimeError("layer must have running statistics; got one with track_running_stats=False")
     bias = 0.0 if layer.bias is None else layer.bias.astype(np.float64)
     line = layer.running_mean.astype(np.float64), layer.affine_map()[0], bias
-    return layer.num_features, line, getattr(layer, "activation", None), getattr(layer, "negative_slope", 0.01)
+    return layer.num_features, line, layer.activation, layer.negative_slope
 
 
 def normalize_images(images, mean, std, *, layer=None, axis=-1, channels_first=True, out=None, num_threads=None):

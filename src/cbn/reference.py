@@ -281,6 +281,6 @@ def normalize_images(images, mean, std, *, layer=None, axis=-1, channels_first=T
     y = (_wide(images) / 255 - _spread(_wide(mean), images, axis)) / _spread(_wide(std), images, axis)
     if layer is not None:
         parameters = layer.running_mean, layer.running_var, layer.weight, layer.bias
-        extras = {name: getattr(layer, name) for name in ("activation", "negative_slope") if hasattr(layer, name)}
-        y = batch_norm(y, *parameters, eps=layer.eps, axis=axis, **extras)
+        activation = {"activation": layer.activation, "negative_slope": layer.negative_slope}
+        y = batch_norm(y, *parameters, eps=layer.eps, axis=axis, **activation)
     return _written(np.moveaxis(y, axis, -3) if channels_first else y, out)
