@@ -20,7 +20,7 @@ static void write_planes(struct cbn_job *job, const struct cbn_region *region, s
     cbn_advance(out, PTRDIFF_MAX);
 }
 
-/* One piece: through planes in the first-level cache to those of y. Whole planes follow each other in y, too, and are
+/* One piece: through planes in the nearest cache to those of y. Whole planes follow each other in y, too, and are
  * written at once if they are not too small for the kernel. */
 static void step_split(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {

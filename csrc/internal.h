@@ -29,8 +29,9 @@
 #define CBN_MAX_WIDTH 1024
 /* planes of at least so many values are written channel by channel: a line of memory holds at most two */
 #define CBN_LEAST_SPAN 16
-/* images whose channels lie side by side are taken apart so much at a time, to stay in the first-level cache */
-#define CBN_IMAGE_BYTES 16384
+/* images whose channels lie side by side are taken apart so much at a time: it stays in the nearest caches, and each
+ * plane of y gets some ten thousand values in a row */
+#define CBN_IMAGE_BYTES 32768
 /* channels that a kernel handles at once when each has its own lanes */
 #define CBN_MAX_LANED_CHANNELS 64
 

@@ -25,8 +25,8 @@ static const ptrdiff_t SHAPES[][3] = {
 };
 /* around one line of memory, what is taken apart at once, and the channels of that */
 static const ptrdiff_t IMAGES[][3] = {
-    {1, 3, 1},    {2, 2, 15},     {70, 3, 16},      {9, 4, 33},  {5, 3, 1000},  {2, 3, 5456},
-    {3, 3, 5461}, {2, 4, 100000}, {1, 20, 9000}, {3, 129, 50}, {2, 1000, 300}, {3, 1, 70000},
+    {1, 3, 1},    {2, 2, 15},     {70, 3, 16},      {9, 4, 33},  {5, 3, 1000},  {2, 3, 10912},
+    {3, 3, 10922}, {2, 4, 100000}, {1, 20, 9000}, {3, 129, 50}, {2, 1000, 300}, {3, 1, 70000},
 };
 /* second-level caches, so that small arrays, too, are cut in every way */
 static const ptrdiff_t CACHES[] = {1 << 21, 1 << 16, 1 << 12};
