@@ -27,6 +27,11 @@
 
 /* columns that a kernel handles at once; their accumulators must fit the L1 cache and the stack */
 #define CBN_MAX_WIDTH 1024
+/* planes of at least so many values are written channel by channel: a line of memory holds at most two */
+#define CBN_LEAST_SPAN 16
+/* images whose channels lie side by side are taken apart so much at a time: it stays in the nearest caches, and each
+ * plane of y gets some ten thousand values in a row */
+#define CBN_IMAGE_BYTES 32768
 /* channels that a kernel handles at once when each has its own lanes */
 #define CBN_MAX_LANED_CHANNELS 64
 
@@ -115,6 +120,8 @@ struct cbn_ops {
     void (*affine[2])(struct cbn_output *out);
     /* or y = scale * ((dy - shift) - slope * (x - mean)) */
     void (*input_grad[2])(struct cbn_output *out);
+    /* Images only. Takes pixels of `stride` channels apart: to[c * pixels + i] = from[i * stride + c] */
+    void (*split)(uint8_t *to, const uint8_t *from, ptrdiff_t stride, ptrdiff_t channels, ptrdiff_t pixels);
 };
 
 struct cbn_kernels {
@@ -133,6 +140,7 @@ struct cbn_plan {
     enum cbn_layout layout, output_layout;
     ptrdiff_t piece_outer, piece_length, inner_pieces, pieces;
     ptrdiff_t max_tile, max_output_tile;
+    int together; /* threads do not share channels: those of x lie side by side */
     /* ---- */
     ptrdiff_t tile, output_tile; /* channels per task */
     ptrdiff_t chunk;             /* samples that are written in their order */
@@ -144,6 +152,8 @@ struct cbn_plan {
  * set it, to have all plans on small arrays. */
 extern ptrdiff_t cbn_cache_bytes;
 void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
+/* The same for images whose channels lie side by side: what one piece has of a tile fits into CBN_IMAGE_BYTES. */
+void cbn_make_image_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner);
 /* `streams`: arrays that are read twice, and so are worth keeping in cache between the steps; 0 if none is */
 void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num_threads);
 /* All values of channels [first, last). */

@@ -36,6 +36,11 @@ static inline void cbn_stream(double *to, cbn_vec v)
 {
     _mm512_stream_pd(to, v);
 }
+static inline cbn_floats cbn_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 static inline cbn_floats cbn_load_f16(const cbn_f16 *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));

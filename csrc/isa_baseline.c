@@ -56,6 +56,13 @@ static inline cbn_vec cbn_widen_f32(const float *p)
 {
     return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p)));
 }
+static inline cbn_floats cbn_load_u8(const uint8_t *p)
+{
+    const __m128i zero = _mm_setzero_si128();
+    int bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(bytes), zero), zero));
+}
 static inline cbn_floats cbn_most(cbn_floats most, cbn_floats v)
 {
     return _mm_max_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), v), most);
@@ -77,6 +84,10 @@ static inline void cbn_stream_halves(void *to, cbn_halves v)
 static inline cbn_vec cbn_widen_f32(const float *p)
 {
     return (cbn_vec){p[0], p[1]};
+}
+static inline cbn_floats cbn_load_u8(const uint8_t *p)
+{
+    return (cbn_floats){p[0], p[1], p[2], p[3]};
 }
 static inline cbn_floats cbn_most(cbn_floats most, cbn_floats v)
 {

@@ -5,8 +5,9 @@
  * Included by an isa_*.c, which defines CBN_ISA (its name), CBN_VEC (doubles in a vector), cbn_vec and cbn_floats (that
  * vector, and one of floats), cbn_widen_<type> (CBN_VEC values to doubles), cbn_join (two vectors of doubles to one of
  * floats), for the 16-bit types cbn_load_<type> and cbn_from_floats_<type> (2 * CBN_VEC values to floats and back),
- * cbn_most (of two vectors the larger in size), cbn_fmadd (with one rounding or with two), cbn_stream, cbn_stream_halves
- * and CBN_STREAM_FENCE (stores past the cache). Vectors are those of GNU C (gcc, clang). */
+ * cbn_load_u8 (as many bytes to floats), cbn_most (of two vectors the larger in size), cbn_fmadd (with one rounding or
+ * with two), cbn_stream, cbn_stream_halves and CBN_STREAM_FENCE (stores past the cache). Vectors are those of GNU C
+ * (gcc, clang). */
 #include <math.h>
 #include <string.h>
 
@@ -42,7 +43,6 @@ struct cbn_most {
 
 typedef double cbn_vec_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
 typedef float cbn_floats_unaligned __attribute__((vector_size(8 * CBN_VEC), aligned(4), may_alias));
-typedef uint8_t cbn_bytes __attribute__((vector_size(2 * CBN_VEC), aligned(1), may_alias));
 
 /* --- vectors of each type, in the type that the kernels compute in --- */
 
@@ -93,12 +93,6 @@ static CBN_INLINE void cbn_put_f16(cbn_f16 *to, cbn_floats v, int streaming)
 static CBN_INLINE void cbn_put_bf16(cbn_bf16 *to, cbn_floats v, int streaming)
 {
     cbn_put_halves(to, cbn_from_floats_bf16(v), streaming);
-}
-
-static CBN_INLINE cbn_floats cbn_load_u8(const uint8_t *p)
-{
-    typedef int32_t integers __attribute__((vector_size(8 * CBN_VEC)));
-    return __builtin_convertvector(__builtin_convertvector(*(const cbn_bytes *)p, integers), cbn_floats);
 }
 
 /* CBN_LANES values from lanes + n on: bits of ones in the last n of them */
@@ -341,6 +335,8 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
 #define SET(value) cbn_float_to_bf16(value)
 #define FROM_DOUBLE(value) cbn_float_to_bf16(cbn_odd_float(value))
 #include "kernels_tmpl.h"
+
+#include "planes.h"
 
 /* images: only y = (x - mean) * scale + shift */
 #define X uint8_t

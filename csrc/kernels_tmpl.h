@@ -20,6 +20,7 @@ static const struct cbn_ops FN(ops) = {
     .itemsize = sizeof(X),
     .output_itemsize = sizeof(T),
     .affine = {FN(open_spans), FN(open_columns)},
+    .split = cbn_split,
 };
 #else
 #define X T

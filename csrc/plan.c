@@ -13,14 +13,14 @@
 #define MOST_PIECES 64
 /* Planes smaller than this are summed across channels: a row would be mostly start and end. */
 #define SMALL_PLANE 64
-/* Planes of at least so many values are written channel by channel: a line of memory holds at most two. */
-#define LEAST_SPAN 16
 /* Narrow rows of columns are widened to at least this many by laying samples side by side. */
 #define LEAST_WIDTH 256
 /* Bytes that should lie together in memory whenever a task moves on to the next sample. */
 #define RUN_BYTES 4096
 /* Bytes of each sample that a thread must have for threads to share samples. */
 #define APART_BYTES 8192
+/* Channels of images that are taken apart at once: each then has a few lines of memory in a row. */
+#define IMAGE_CHANNELS 128
 /* Outputs of at least so many second-level caches bypass them: the reader of a smaller one may still find it there. */
 #define STREAMING_CACHES 4
 
@@ -86,8 +86,22 @@ void cbn_make_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, p
     else
         plan_rows(plan);
     plan->pieces = plan->inner_pieces * parts_of(outer, plan->piece_outer);
-    plan->output_layout = inner >= LEAST_SPAN && plan->fold == 1 ? CBN_ROWS : CBN_COLUMNS;
+    plan->output_layout = inner >= CBN_LEAST_SPAN && plan->fold == 1 ? CBN_ROWS : CBN_COLUMNS;
     plan->max_output_tile = plan->output_layout == CBN_ROWS ? least(channels, CBN_MAX_WIDTH) : plan->max_tile;
+}
+
+void cbn_make_image_plan(struct cbn_plan *plan, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner)
+{
+    const ptrdiff_t tile = least(channels, IMAGE_CHANNELS), room = CBN_IMAGE_BYTES / tile / 16 * 16;
+    *plan = (struct cbn_plan){.outer = outer, .channels = channels, .inner = inner, .fold = 1, .inner_pieces = 1,
+                              .piece_length = inner, .layout = CBN_ROWS, .output_layout = CBN_ROWS, .max_tile = tile,
+                              .max_output_tile = tile, .together = 1};
+    if (inner > room) { /* even lengths, in whole lines */
+        plan->piece_length = parts_of(parts_of(inner, parts_of(inner, room)), 16) * 16;
+        plan->inner_pieces = parts_of(inner, plan->piece_length);
+    }
+    plan->piece_outer = most(1, least(room / inner, outer));
+    plan->pieces = plan->inner_pieces * parts_of(outer, plan->piece_outer);
 }
 
 ptrdiff_t cbn_cache_bytes = 1 << 20;
@@ -151,7 +165,7 @@ void cbn_plan_tasks(struct cbn_plan *plan, size_t itemsize, int streams, int num
     }
     plan->tile = plan->max_tile;
     plan->output_tile = plan->max_output_tile;
-    if (plan->fold > 1 || num_threads == 1)
+    if (plan->fold > 1 || plan->together || num_threads == 1)
         return;
     /* Ranges of channels can be equal, pieces cannot. But two threads that write next to each other in every short
      * sample take lines of memory away from each other. */

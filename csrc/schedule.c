@@ -279,10 +279,10 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
     const ptrdiff_t worthwhile = plan->outer * plan->channels * plan->inner / VALUES_PER_THREAD;
     if (num_threads > worthwhile)
         num_threads = worthwhile > 1 ? (int)worthwhile : 1;
-    cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
+    cbn_plan_tasks(plan, job->ops->output_itemsize, streams, num_threads);
     while (num_threads > tasks_of(plan)) { /* a plan for fewer threads may be of another kind, with fewer tasks still */
         num_threads = (int)tasks_of(plan);
-        cbn_plan_tasks(plan, job->ops->itemsize, streams, num_threads);
+        cbn_plan_tasks(plan, job->ops->output_itemsize, streams, num_threads);
     }
 #ifdef _OPENMP
     if (num_threads > 1) {

@@ -77,6 +77,13 @@ CBN_API int cbn_inference(void *y, const void *x, const void *weight, const void
                           enum cbn_dtype dtype, enum cbn_dtype param_dtype, enum cbn_dtype stat_dtype,
                           ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
+/* Images: y = activation((x - mean) * scale + shift + residual), with three numbers per channel. 255 * mean,
+ * 1 / (255 * std) and 0 make it (x / 255 - mean) / std. If `to_planes`, the value (o, c, i) of x stands at
+ * x[(o * inner + i) * channels + c], the channels of a pixel side by side; y and a residual, of floats, are as above. */
+CBN_API void cbn_normalize_images(float *y, const uint8_t *x, const double *mean, const double *scale,
+                                  const double *shift, int to_planes, const struct cbn_options *options,
+                                  ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+
 /* Gradients. With x_hat = (x - mean) * inv_std: dbias = sum dy, dweight = sum dy * x_hat, and
  * dx = weight * inv_std * (dy - dbias / count - x_hat * dweight / count) if the statistics came from x
  * (`training` != 0), weight * inv_std * dy if they were fixed. Section 3 of the paper. dx may be dy or x. */

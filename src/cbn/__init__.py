@@ -3,6 +3,7 @@
 from . import _load as _load  # first, since it decides how the OpenMP runtime waits
 from . import reference
 from .functional import batch_norm, batch_norm_backward, batch_norm_forward, moments, update_running
+from .images import normalize_images
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
 from .statistics import Moments
@@ -24,6 +25,7 @@ __all__ = [
     "batch_norm_forward",
     "get_num_threads",
     "moments",
+    "normalize_images",
     "num_threads",
     "reference",
     "set_num_threads",

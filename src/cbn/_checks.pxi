@@ -70,14 +70,14 @@ cdef bint has_layout(cnp.ndarray array, int axis, Triple *triple):
     return is_channels_last(array, axis) if triple.channels_last else cnp.PyArray_IS_C_CONTIGUOUS(array)
 
 
-cdef int channel_axis(object axis, cnp.ndarray x) except -1:
+cdef int channel_axis(object axis, cnp.ndarray x, str name="x", int least=2) except -1:
     cdef int ndim = cnp.PyArray_NDIM(x)
-    if ndim < 2:
-        raise ValueError(f"x must have rank 2 or more; got shape {np.shape(x)}")
+    if ndim < least:
+        raise ValueError(f"{name} must have rank {least} or more; got shape {np.shape(x)}")
     cdef int overflow
     cdef long long value = PyLong_AsLongLongAndOverflow(check_integer(axis, "axis"), &overflow)
     if overflow or not -ndim <= value < ndim:
-        raise ValueError(f"axis must lie between {-ndim} and {ndim - 1} for x of rank {ndim}; got {axis}")
+        raise ValueError(f"axis must lie between {-ndim} and {ndim - 1} for {name} of rank {ndim}; got {axis}")
     return <int>(value + ndim if value < 0 else value)
 
 
@@ -125,7 +125,7 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b):
         return True
 
 
-cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, str name="out"):
+cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, str name="out", str of="x"):
     """The array for y (or dx): a new one, or out. Of x's dtype, but float32 for images."""
     cdef cnp.ndarray array
     cdef bint is_image = cnp.PyArray_TYPE(x) == cnp.NPY_UBYTE
@@ -141,11 +141,11 @@ cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, str
         wanted = "float32 for images" if is_image else f"{dtype_name(x)}, as x has"
         raise TypeError(f"{name} must have dtype {wanted}; got {dtype_name(array)}")
     if not same_shape(array, x):
-        raise ValueError(f"{name} must have shape {np.shape(x)}, as x has; got {np.shape(array)}")
+        raise ValueError(f"{name} must have shape {np.shape(x)}, as {of} has; got {np.shape(array)}")
     if not cnp.PyArray_ISWRITEABLE(array):
         raise ValueError(f"{name} must be writeable; got a read-only array")
     if not cnp.PyArray_ISALIGNED(array) or not has_layout(array, axis, triple):
-        layout = "x's layout, C order with the channel axis last" if triple.channels_last else "C order"
+        layout = f"{of}'s layout, C order with the channel axis last" if triple.channels_last else "C order"
         raise ValueError(f"{name} must be an aligned array in {layout}; got strides {(<object>array).strides}")
     return array
 
@@ -162,7 +162,7 @@ cdef int check_same_or_apart(cnp.ndarray out, cnp.ndarray value, str name, int a
     if value is out or not may_overlap(value, out):
         return 0
     if not (cnp.PyArray_DATA(value) == cnp.PyArray_DATA(out) and same_shape(value, out)
-            and has_layout(value, axis, triple)):
+            and cnp.PyArray_ITEMSIZE(value) == cnp.PyArray_ITEMSIZE(out) and has_layout(value, axis, triple)):
         raise ValueError(f"out must be {name} itself or share no memory with it; got a partial overlap")
     return 0
 

@@ -1,6 +1,6 @@
 # _core.pxd: the C interface of csrc/include/cbn.h, as Cython sees it.
 # SPDX-License-Identifier: BSD-3-Clause
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 
 cdef extern from "cbn.h" nogil:
@@ -32,6 +32,9 @@ cdef extern from "cbn.h" nogil:
                       const void *running_var, double eps, const cbn_options *options, cbn_dtype dtype,
                       cbn_dtype param_dtype, cbn_dtype stat_dtype, Py_ssize_t outer, Py_ssize_t channels,
                       Py_ssize_t inner, int num_threads)
+    void cbn_normalize_images(float *y, const uint8_t *x, const double *mean, const double *scale, const double *shift,
+                              int to_planes, const cbn_options *options, Py_ssize_t outer, Py_ssize_t channels,
+                              Py_ssize_t inner, int num_threads)
     int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
                      const double *mean, const double *inv_std, int training, const cbn_options *options,
                      cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,

@@ -322,6 +322,7 @@ def update_running(object running_mean, object running_var, object mean, object 
         commit(running, c_mean, c_m2, count, unbiased, momentum)
 
 
+include "_images.pxi"
 include "_layer.pxi"
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "batch_norm_double_backward",
     "batch_norm_forward",
     "moments",
+    "normalize_images",
     "statistics",
     "update_running",
 ]
@@ -272,3 +273,14 @@ def batch_norm(
     if training and running_mean is not None:
         _update(running_mean, running_var, count, mean, m2, momentum, True)
     return _written(y, out)
+
+
+def normalize_images(images, mean, std, *, layer=None, axis=-1, channels_first=True, out=None, num_threads=None):
+    """Return y; see `cbn.normalize_images`."""
+    images = np.asarray(images)
+    y = (_wide(images) / 255 - _spread(_wide(mean), images, axis)) / _spread(_wide(std), images, axis)
+    if layer is not None:
+        parameters = layer.running_mean, layer.running_var, layer.weight, layer.bias
+        activation = {"activation": layer.activation, "negative_slope": layer.negative_slope}
+        y = batch_norm(y, *parameters, eps=layer.eps, axis=axis, **activation)
+    return _written(np.moveaxis(y, axis, -3) if channels_first else y, out)

@@ -23,6 +23,11 @@ static const ptrdiff_t SHAPES[][3] = {
     {30, 2, 4900}, {2, 130, 65}, {1, 1, 2},    {33, 1, 1},    {1, 9, 8},     {3, 5, 360600},
     {10, 11, 16384}, {8, 3, 70000},
 };
+/* around one line of memory, what is taken apart at once, and the channels of that */
+static const ptrdiff_t IMAGES[][3] = {
+    {1, 3, 1},    {2, 2, 15},     {70, 3, 16},      {9, 4, 33},  {5, 3, 1000},  {2, 3, 10912},
+    {3, 3, 10922}, {2, 4, 100000}, {1, 20, 9000}, {3, 129, 50}, {2, 1000, 300}, {3, 1, 70000},
+};
 /* second-level caches, so that small arrays, too, are cut in every way */
 static const ptrdiff_t CACHES[] = {1 << 21, 1 << 16, 1 << 12};
 #ifdef __SANITIZE_ADDRESS__ /* some ten times slower: less of what differs in bits only */
@@ -216,6 +221,45 @@ static void check_shape(enum cbn_dtype dtype, const ptrdiff_t *n)
     free(first.bytes);
 }
 
+/* Images in x, and what y must be: the channels of a pixel side by side in x if `to_planes`. */
+static void check_image_values(const float *y, const uint8_t *x, const float *residual, const ptrdiff_t *n,
+                               const double *mean, int to_planes)
+{
+    const ptrdiff_t channels = n[1], inner = n[2];
+    for (ptrdiff_t at = 0; at < n[0] * channels * inner; at++) {
+        const ptrdiff_t i = at % inner, c = at / inner % channels, o = at / inner / channels;
+        const double line = (x[to_planes ? (o * inner + i) * channels + c : at] - mean[c]) * 0.25 + 1;
+        const double sum = line + (residual ? (double)residual[at] : 0), expected = sum > 0 ? sum : 0.5 * sum;
+        CHECK(fabs((double)y[at] - expected) <= 1e-6 * (fabs(line) + 3));
+    }
+}
+
+static void check_images(const ptrdiff_t *n, int to_planes)
+{
+    const ptrdiff_t size = n[0] * n[1] * n[2];
+    uint8_t *x = malloc((size_t)size);
+    float *y = malloc((size_t)size * sizeof *y), *residual = filled(CBN_FLOAT32, size, 7, -0.5), *first = NULL;
+    double *mean = filled(CBN_FLOAT64, n[1], 3, 100), *scale = malloc((size_t)n[1] * sizeof *scale);
+    double *shift = malloc((size_t)n[1] * sizeof *shift);
+    CHECK(x && y && scale && shift);
+    for (ptrdiff_t i = 0; i < size; i++)
+        x[i] = (uint8_t)(i * 2654435761u >> 13);
+    for (ptrdiff_t c = 0; c < n[1]; c++)
+        scale[c] = 0.25, shift[c] = 1;
+    struct cbn_options options = {.activation = CBN_LEAKY_RELU, .negative_slope = 0.5, .residual = residual};
+    for (int isa = 0; cbn_available_isa(isa); isa++)
+        for (size_t t = 0; t < sizeof THREADS / sizeof *THREADS; t++) {
+            CHECK(cbn_select_isa(cbn_available_isa(isa)) == 0);
+            cbn_cache_bytes = CACHES[((size_t)isa + t) % (sizeof CACHES / sizeof *CACHES)];
+            float *out = first ? y : (first = malloc((size_t)size * sizeof *first));
+            cbn_normalize_images(out, x, mean, scale, shift, to_planes, &options, n[0], n[1], n[2], THREADS[t]);
+            CHECK(memcmp(out, first, (size_t)size * sizeof *first) == 0);
+            passed++;
+        }
+    check_image_values(first, x, residual, n, mean, to_planes);
+    free(x), free(y), free(residual), free(first), free(mean), free(scale), free(shift);
+}
+
 static void check_empty(void)
 {
     double mean[3] = {1, 1, 1}, m2[3], inv_std[3];
@@ -236,6 +280,9 @@ int main(void)
         for (int dtype = 0; dtype < 4; dtype++)
             if (dtype == CBN_FLOAT32 || SHAPES[i][0] * SHAPES[i][1] * SHAPES[i][2] <= MOST_VALUES)
                 check_shape((enum cbn_dtype)dtype, SHAPES[i]);
+    for (size_t i = 0; i < sizeof IMAGES / sizeof *IMAGES; i++)
+        for (int to_planes = 0; to_planes < 2; to_planes++)
+            check_images(IMAGES[i], to_planes);
     printf("%d passed, 0 failed\n", passed);
     return 0;
 }
