@@ -23,7 +23,8 @@ CFLAGS = [
     "-fPIC",
     "-g0",
 ]
-DRIVERS = ["moments", "forward", "backward", "running", "plan", "job", "schedule", "dispatch", "isa_baseline"]
+DRIVERS = ["moments", "forward", "backward", "double_backward", "running", "plan", "job", "schedule", "dispatch"]
+DRIVERS += ["isa_baseline"]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
