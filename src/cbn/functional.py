@@ -276,8 +276,8 @@ def batch_norm_double_backward(
 ):
     """Return the gradients of what `batch_norm_backward` returns, with respect to dy, x and weight.
 
-    They are those of ``sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias)``, where dx, dweight and dbias come
-    from ``batch_norm_backward(dy, x, mean, inv_std, weight)``, without activation, mask or weights of samples.
+    They are those of ``sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias)``, where dx, dweight and dbias
+    come from ``batch_norm_backward(dy, x, mean, inv_std, weight)``, without activation, mask or sample weights.
 
     Parameters
     ----------
