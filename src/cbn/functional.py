@@ -310,11 +310,11 @@ def batch_norm_double_backward(
 
     Notes
     -----
-    Derivatives of the gradients in section 3 of Ioffe & Szegedy 2015. All is computed in float64 and rounded once. For
-    float32 ddy and dx are within 1e-6 of their largest values in the channel, dweight within 1e-6 relative; for 16 bits
-    the same, then rounded once. Where next to nothing is left of ddx or dy, 1e-12 of what there was comes to that. The
-    same bits for any number of threads, instruction set and alignment. The arrays are read three times (twice with
-    fixed statistics, and x once). An empty batch has zero gradients.
+    Derivatives of the gradients in section 3 of Ioffe & Szegedy 2015. All is computed in float64 and rounded once: each
+    value of each result is within half a unit in the last place of its dtype, and besides, for float32 and less, 3e-12
+    * (1 + abs(mean) / std) of the sizes of the terms that it is the sum of, which matters only where all but nothing
+    cancels (3e-15 for float64). The same bits for any number of threads, instruction set and alignment. ddx, dy and x
+    are read three times; with fixed statistics ddx and dy twice, and x once. An empty batch has zero gradients.
 
     Examples
     --------
