@@ -37,4 +37,33 @@ struct cbn_rests {
     double x_hat, centred_ddx, ddx, dy;
 };
 
+#define CBN_ALWAYS static inline __attribute__((always_inline))
+
+CBN_ALWAYS struct cbn_rests cbn_rests_of(double x, double ddx, double dy, const struct cbn_numbers *n, int training)
+{
+    struct cbn_rests r = {(x - n->mean) * n->inv_std, ddx, ddx, dy};
+    if (training) {
+        r.centred_ddx = ddx - n->ddx_center;
+        r.ddx = r.centred_ddx - r.x_hat * n->ddx_slope;
+        r.dy = (dy - n->dy_center) - r.x_hat * n->dy_slope;
+    }
+    return r;
+}
+
+/* Its part in the sum of dweight. */
+CBN_ALWAYS double cbn_product_of(double x, double ddx, double dy, const struct cbn_numbers *n, int training)
+{
+    const struct cbn_rests r = cbn_rests_of(x, ddx, dy, n, training);
+    return r.centred_ddx * r.dy;
+}
+
+/* ddy, and dx, which takes the place of x. */
+CBN_ALWAYS double cbn_second_of(double *x, double ddx, double dy, const struct cbn_numbers *n, int training)
+{
+    const struct cbn_rests r = cbn_rests_of(*x, ddx, dy, n, training);
+    const double of_dy = n->of_dy * r.dy;
+    *x = training ? (n->of_ddx * r.ddx + of_dy) + n->of_x * r.x_hat : of_dy;
+    return (n->scale * r.ddx + n->ddweight * r.x_hat) + n->ddbias;
+}
+
 #endif
