@@ -23,7 +23,19 @@ CFLAGS = [
     "-fPIC",
     "-g0",
 ]
-DRIVERS = ["moments", "forward", "backward", "images", "running", "plan", "job", "schedule", "dispatch", "isa_baseline"]
+DRIVERS = [
+    "moments",
+    "forward",
+    "backward",
+    "double_backward",
+    "images",
+    "running",
+    "plan",
+    "job",
+    "schedule",
+    "dispatch",
+]
+DRIVERS += ["isa_baseline"]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],

@@ -2,7 +2,8 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Design. An operation is a list of *steps* (moments.c, forward.c, backward.c). A step works on the channels of a
+ * Design. An operation is a list of *steps* (moments.c, forward.c, backward.c,
+ * double_backward.c). A step works on the channels of a
  * *region*, or on its values: a range of channels in a range of samples. plan.c cuts the array: into *pieces* by the
  * shape alone, because partial sums are added piece by piece and so decide the bits; into *tiles*, ranges of channels,
  * freely, by caches and threads. schedule.c runs the steps over regions, and is the only file with OpenMP. The kernels
@@ -12,6 +13,7 @@
 
 #include "cbn.h"
 #include "half.h"
+#include "second.h"
 
 /* The iterations of the next loop are independent: output and input are the same array or do not overlap. */
 #if defined(__clang__)
@@ -122,6 +124,11 @@ struct cbn_ops {
     void (*input_grad[2])(struct cbn_output *out);
     /* Images only. Takes pixels of `stride` channels apart: to[c * pixels + i] = from[i * stride + c] */
     void (*split)(uint8_t *to, const uint8_t *from, ptrdiff_t stride, ptrdiff_t channels, ptrdiff_t pixels);
+    /* for the gradients of gradients: dot = sum (ddx - mean of ddx) * rest(dy) by channel of a block, and ddy and dx;
+     * `first` is its first channel, `at` the index of its first value */
+    void (*products[2])(double *dot, const struct cbn_second *of, ptrdiff_t first, ptrdiff_t at,
+                        const struct cbn_block *block);
+    void (*second)(const struct cbn_second *of, ptrdiff_t first, ptrdiff_t at, const struct cbn_block *block);
 };
 
 struct cbn_kernels {

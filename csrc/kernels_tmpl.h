@@ -42,6 +42,8 @@ static const struct cbn_ops FN(ops) = {
 
 #include "open_grad_tmpl.h"
 
+#include "double_tmpl.h"
+
 static const struct cbn_ops FN(ops) = {
     .itemsize = sizeof(T),
     .output_itemsize = sizeof(T),
@@ -51,6 +53,8 @@ static const struct cbn_ops FN(ops) = {
     .sums = {FN(sums_rows), FN(sums_columns)},
     .affine = {FN(open_spans), FN(open_columns)},
     .input_grad = {FN(open_grad_spans), FN(open_grad_columns)},
+    .products = {FN(products_rows), FN(products_columns)},
+    .second = FN(second),
 };
 #endif
 

@@ -33,6 +33,7 @@ SHAPES = [
 ]
 SHAPE_IDS = [name for name, _, _ in SHAPES]
 DTYPES = [np.float32, np.float64]
+NAMES = ["float16", "bfloat16", "float32", "float64"]
 
 # How x lies in memory. The first two are native; the rest is copied once.
 LAYOUTS = {
@@ -80,6 +81,10 @@ def filled(shape, axis, dtype, distribution="normal", seed=0):
     return x.astype(dtype)
 
 
+def dtype_of(name):
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
 def gradient(x, axis, strength=1.0, seed=4):
     """A dy that in every third channel is nearly a line in x: noise and `strength` times x, in deviations."""
     dy = filled(x.shape, axis, np.float64, seed=seed)
@@ -88,6 +93,12 @@ def gradient(x, axis, strength=1.0, seed=4):
         deviation = xs[c].std()
         by_channel[c] += strength * (xs[c] - xs[c].mean()) / (deviation or 1)
     return dy.astype(x.dtype)
+
+
+def lines(x, axis, strength):
+    """ddx and dy, each a gradient of that strength."""
+    wide = x.astype(np.float64)
+    return (gradient(wide, axis, strength, seed).astype(x.dtype) for seed in (4, 9))
 
 
 def parameters(channels, dtype, seed=1):

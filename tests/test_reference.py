@@ -9,7 +9,14 @@ from cases import DTYPES, filled, parameters
 import cbn
 from cbn import reference
 
-NAMES = ["batch_norm", "batch_norm_forward", "batch_norm_backward", "moments", "update_running"]
+NAMES = [
+    "batch_norm",
+    "batch_norm_forward",
+    "batch_norm_backward",
+    "batch_norm_double_backward",
+    "moments",
+    "update_running",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

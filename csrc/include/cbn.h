@@ -92,6 +92,19 @@ CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, c
                          enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels,
                          ptrdiff_t inner, int num_threads);
 
+/* Gradients of sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias), where dx, dweight and dbias are what
+ * cbn_backward gives without options, with respect to dy, x and weight. With rest(v) = v - sum(v) / count
+ * - x_hat * sum(v * x_hat) / count they are dweight = inv_std * sum(ddx * rest(dy)),
+ * ddy = weight * inv_std * rest(ddx) + ddweight * x_hat + ddbias, and dx = inv_std * (ddweight * rest(dy)
+ * - weight * inv_std / count * (rest(ddx) * sum(dy * x_hat) + rest(dy) * sum(ddx * x_hat))
+ * - weight / count * x_hat * dweight). If the statistics were fixed, rest(v) = v and dx = inv_std * ddweight * dy.
+ * ddweight and ddbias have `param_dtype`, and may be NULL (0). ddy and dx may overlap nothing. */
+CBN_API int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *ddx, const void *ddweight,
+                                const void *ddbias, const void *dy, const void *x, const void *weight,
+                                const double *mean, const double *inv_std, int training, enum cbn_dtype dtype,
+                                enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
+                                int num_threads);
+
 /* running = (1 - momentum) * running + momentum * (value / divisor); momentum is the weight of the new value. For the
  * mean the divisor is 1, for the variance, of which the value is m2, it is count or, unbiased, count - 1. */
 CBN_API void cbn_update_running(void *running, const double *value, double divisor, double momentum,

@@ -2,7 +2,14 @@
 
 from . import _load as _load  # first, since it decides how the OpenMP runtime waits
 from . import reference
-from .functional import batch_norm, batch_norm_backward, batch_norm_forward, moments, update_running
+from .functional import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_double_backward,
+    batch_norm_forward,
+    moments,
+    update_running,
+)
 from .images import normalize_images
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
@@ -22,6 +29,7 @@ __all__ = [
     "available_isas",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_double_backward",
     "batch_norm_forward",
     "get_num_threads",
     "moments",

@@ -39,6 +39,10 @@ cdef extern from "cbn.h" nogil:
                      const double *mean, const double *inv_std, int training, const cbn_options *options,
                      cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
                      int num_threads)
+    int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *ddx, const void *ddweight,
+                            const void *ddbias, const void *dy, const void *x, const void *weight, const double *mean,
+                            const double *inv_std, int training, cbn_dtype dtype, cbn_dtype param_dtype,
+                            Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads)
     void cbn_update_running(void *running, const double *value, double divisor, double momentum, cbn_dtype stat_dtype,
                             Py_ssize_t channels)
     const char *cbn_available_isa(int index)

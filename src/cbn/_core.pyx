@@ -27,6 +27,7 @@ cnp.import_array()
 include "_checks.pxi"
 include "_numbers.pxi"
 include "_options.pxi"
+include "_double.pxi"
 
 
 # --- the operations ---

@@ -146,6 +146,20 @@ static void keep_backward(struct outputs *out, struct arrays *a, void *dx, const
     }
 }
 
+/* Of ddx the residual, of ddweight the bias; ddbias is NULL. */
+static void keep_double_backward(struct outputs *out, struct arrays *a)
+{
+    void *dx = malloc(a->bytes);
+    CHECK(dx);
+    for (int training = 0; training < 2; training++) {
+        CHECK(!cbn_double_backward(a->y, dx, a->dweight, a->residual, a->bias, NULL, a->dy, a->x, a->weight, a->mean,
+                                   a->inv_std, training, a->dtype, a->dtype, a->outer, a->channels, a->inner,
+                                   a->threads));
+        keep(out, a->y, a->bytes), keep(out, dx, a->bytes), keep(out, a->dweight, a->params);
+    }
+    free(dx);
+}
+
 /* Plain, with residual and activation, and with weights besides. */
 static struct outputs run(enum cbn_dtype dtype, const ptrdiff_t *n, int threads)
 {
@@ -155,6 +169,7 @@ static struct outputs run(enum cbn_dtype dtype, const ptrdiff_t *n, int threads)
     const double count = (double)(n[0] * n[2]);
     keep_forward(&out, &a, NULL);
     keep_backward(&out, &a, a.y, NULL);
+    keep_double_backward(&out, &a);
     for (int weighted = 0; weighted < 2; weighted++) {
         fused.weights = weighted ? a.weights : NULL;
         keep_forward(&out, &a, &fused);
@@ -269,6 +284,10 @@ static void check_empty(void)
     CHECK(!cbn_backward(NULL, dweight, dbias, NULL, NULL, NULL, mean, inv_std, 1, NULL, CBN_FLOAT32, CBN_FLOAT32, 2, 3, 0,
                         2));
     CHECK(dweight[2] == 0 && dbias[2] == 0);
+    dweight[2] = 1;
+    CHECK(!cbn_double_backward(NULL, NULL, dweight, NULL, NULL, NULL, NULL, NULL, NULL, mean, inv_std, 1, CBN_FLOAT32,
+                               CBN_FLOAT32, 0, 3, 4, 2));
+    CHECK(dweight[2] == 0);
     CHECK(cbn_select_isa("none") == -1);
     passed++;
 }
