@@ -10,7 +10,7 @@ static CBN_INLINE void FN(weighted_one)(const struct FN(span) *span, ptrdiff_t i
     const struct cbn_output *out = span->out;
     const double g = FN(passed_double)(span, i, CBN_FUSED);
     const double line = out->slope[c] * ((double)GET(span->x[i]) - out->mean[c]) * w;
-    const double dx = out->scale[c] * ((g - out->shift[c] * w) - (w > 0 ? line : 0));
+    const double dx = out->scale[c] * ((g - out->shift[c] * w) - (w > 0 && out->slope[c] != 0 ? line : 0));
     if (span->dresidual)
         span->dresidual[i] = SET(w < 0 ? 0 : FN(passed_one)(span, i, CBN_FUSED));
     span->y[i] = FROM_DOUBLE(w < 0 ? 0 : dx);
