@@ -85,7 +85,7 @@ def test_backward_with_fixed_statistics(shape, axis, dtype, bend, strength):
     x = filled(shape, axis, dtype)
     dy, bend = gradient(x, axis, strength), BENDS[bend]
     weight, _ = parameters(shape[axis], dtype)
-    _, mean, var, std = statistics(x, axis)
+    _, mean, var, _ = statistics(x, axis)
     fixed = (mean.astype(np.float64), reference._inverse_std(var, 1e-3).astype(np.float64))
     y = cbn.batch_norm(x, *fixed, axis=axis, **bend)
     factor = np.ones(shape[axis])
