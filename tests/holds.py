@@ -69,6 +69,8 @@ def hold_backward(dy, x, native, exact_statistics, statistics, weight, axis, fac
     count = weights.sum()
     share = spread(exact[2] / (count or 1), native, axis) * weights if training else 0
     unreduced = (exact[3].astype(wide) - share) * spread(exact_statistics[1] * weight.astype(wide), native, axis)
+    if "sample_weight" in counting:  # what is taken away may be the larger part, and is known as well as the other
+        unreduced = np.abs(unreduced) + np.abs(unreduced - exact[0])
     assert_gradients(got[:3], exact[:3], weights.size, native, axis, factor, unreduced)
     hold_dresidual(got[3], exact[3], activation)
     arguments["residual"] = False
