@@ -134,6 +134,7 @@ static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, 
 {
     const double mean = span->out->column[0][c], scale = span->out->column[1][c];
     const double center = span->out->column[2][c], slope = span->out->column[3][c];
+    const cbn_vec used = (cbn_vec)((cbn_bits){0} - (slope != 0 ? 1 : 0)); /* as in line_of, whose != gcc 12 fails on here */
     for (; at < end; at += LINE) {
         FN(prefetch_inputs)(span, at, how);
         FN(pass_line)(span, at, streaming, how);
@@ -142,7 +143,7 @@ static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, 
             for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
                 const cbn_vec rest = FN(passed_doubles)(span, i + v, how) - center;
                 const cbn_vec distance = OF(cbn_widen)(span->x + i + v) - mean;
-                dx[v / CBN_VEC] = scale * (rest - FN(line_of)(cbn_splat(slope), distance));
+                dx[v / CBN_VEC] = scale * (rest - cbn_and(slope * distance, used));
             }
             OF(cbn_put)(span->y + i, FN(rounded)(dx), streaming);
         }
