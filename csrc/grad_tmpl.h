@@ -12,7 +12,7 @@ static CBN_INLINE T FN(dx)(double g, double x, double mean, double scale, double
     return FROM_DOUBLE(scale * ((g - center) - (slope != 0 ? slope * (x - mean) : 0)));
 }
 
-/* slope * distance; 0 where the slope is, whatever the distance, which may be infinite: fixed statistics have dy for x. */
+/* slope * distance; 0 where the slope is, even if the distance is infinite: fixed statistics have dy for x. */
 static CBN_INLINE cbn_vec FN(line_of)(cbn_vec slope, cbn_vec distance)
 {
     return cbn_and(slope * distance, (cbn_vec)(slope != 0));
@@ -134,7 +134,7 @@ static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, 
 {
     const double mean = span->out->column[0][c], scale = span->out->column[1][c];
     const double center = span->out->column[2][c], slope = span->out->column[3][c];
-    const cbn_vec used = (cbn_vec)((cbn_bits){0} - (slope != 0 ? 1 : 0)); /* as in line_of, whose != gcc 12 fails on here */
+    const cbn_vec used = (cbn_vec)((cbn_bits){0} - (slope != 0 ? 1 : 0)); /* line_of's != fails in gcc 12 */
     for (; at < end; at += LINE) {
         FN(prefetch_inputs)(span, at, how);
         FN(pass_line)(span, at, streaming, how);
