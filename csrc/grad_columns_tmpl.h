@@ -19,7 +19,8 @@ static CBN_INLINE FN(avec) FN(wide_values)(const struct FN(span) *span, ptrdiff_
     cbn_vec dx[DOUBLES];
     for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
         const cbn_vec rest = FN(passed_doubles)(span, j + v, how) - CBN_LOAD(center + v, 0);
-        const cbn_vec line = CBN_LOAD(slope + v, 0) * (OF(cbn_widen)(span->x + j + v) - CBN_LOAD(mean + v, 0));
+        const cbn_vec distance = OF(cbn_widen)(span->x + j + v) - CBN_LOAD(mean + v, 0);
+        const cbn_vec line = FN(line_of)(CBN_LOAD(slope + v, 0), distance);
         dx[v / CBN_VEC] = CBN_LOAD(scale + v, 0) * (rest - line);
     }
     return FN(rounded)(dx);

@@ -9,7 +9,13 @@
  * noise; or, in channels where nothing can cancel (`near`), in float32 as g * of_dy + (x * of_x + constant). */
 static CBN_INLINE T FN(dx)(double g, double x, double mean, double scale, double center, double slope)
 {
-    return FROM_DOUBLE(scale * ((g - center) - slope * (x - mean)));
+    return FROM_DOUBLE(scale * ((g - center) - (slope != 0 ? slope * (x - mean) : 0)));
+}
+
+/* slope * distance; 0 where the slope is, even if the distance is infinite: fixed statistics have dy for x. */
+static CBN_INLINE cbn_vec FN(line_of)(cbn_vec slope, cbn_vec distance)
+{
+    return cbn_and(slope * distance, (cbn_vec)(slope != 0));
 }
 
 /* g, in the type that is computed in, and in double. */
@@ -128,6 +134,7 @@ static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, 
 {
     const double mean = span->out->column[0][c], scale = span->out->column[1][c];
     const double center = span->out->column[2][c], slope = span->out->column[3][c];
+    const cbn_vec used = CBN_LOAD(cbn_mask.lanes + (slope != 0 ? CBN_LANES : 0), 0);
     for (; at < end; at += LINE) {
         FN(prefetch_inputs)(span, at, how);
         FN(pass_line)(span, at, streaming, how);
@@ -135,7 +142,8 @@ static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, 
             cbn_vec dx[DOUBLES];
             for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
                 const cbn_vec rest = FN(passed_doubles)(span, i + v, how) - center;
-                dx[v / CBN_VEC] = scale * (rest - slope * (OF(cbn_widen)(span->x + i + v) - mean));
+                const cbn_vec distance = OF(cbn_widen)(span->x + i + v) - mean;
+                dx[v / CBN_VEC] = scale * (rest - cbn_and(slope * distance, used));
             }
             OF(cbn_put)(span->y + i, FN(rounded)(dx), streaming);
         }
@@ -174,7 +182,7 @@ static CBN_INLINE void FN(wide_seam)(const struct FN(span) *span, ptrdiff_t c, p
             const cbn_vec m = CBN_LOAD(mask + i + v, 0);
             const cbn_vec rest = FN(passed_doubles)(span, at + i + v, how) - cbn_blend(&out->column[2][c], m);
             const cbn_vec distance = OF(cbn_widen)(span->x + at + i + v) - cbn_blend(&out->column[0][c], m);
-            const cbn_vec line = cbn_blend(&out->column[3][c], m) * distance;
+            const cbn_vec line = FN(line_of)(cbn_blend(&out->column[3][c], m), distance);
             dx[v / CBN_VEC] = cbn_blend(&out->column[1][c], m) * (rest - line);
         }
         OF(cbn_put)(span->y + at + i, FN(rounded)(dx), streaming);

@@ -5,12 +5,30 @@
 
 #include "internal.h"
 
-/* Out of line, so that no arithmetic moves across the switch of the rounding state. */
+/* Of at most COUNTED weights, in short chains of additions. */
+enum { COUNTED = 256, CHAINS = 16 };
+static double sum_of_few(const double *weights, ptrdiff_t positions)
+{
+    double sums[CHAINS] = {0};
+    for (ptrdiff_t i = 0; i < positions; i++)
+        sums[i % CHAINS] += weights[i] > 0 ? weights[i] : 0;
+    for (int half = CHAINS / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++)
+            sums[k] += sums[k + half];
+    return sums[0];
+}
+
+/* With what each addition loses taken into the next: variances are known no better than the count. Out of line, so that
+ * no arithmetic moves across the switch of the rounding state. */
 __attribute__((noinline)) static double sum_of_positive(const double *weights, ptrdiff_t positions)
 {
-    double sum = 0;
-    for (ptrdiff_t i = 0; i < positions; i++)
-        sum += weights[i] > 0 ? weights[i] : 0;
+    double sum = 0, lost = 0;
+    for (ptrdiff_t i = 0; i < positions; i += COUNTED) {
+        const double part = sum_of_few(weights + i, positions - i < COUNTED ? positions - i : COUNTED) - lost;
+        const double next = sum + part;
+        lost = (next - sum) - part;
+        sum = next;
+    }
     return sum;
 }
 

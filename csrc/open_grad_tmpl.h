@@ -21,12 +21,12 @@ static CBN_INLINE void FN(weighted_one)(const struct FN(span) *span, ptrdiff_t i
     const struct cbn_output *out = span->out;
     const double g = FN(passed_double)(span, i, CBN_FUSED);
     const double line = out->slope[c] * ((double)GET(span->x[i]) - out->mean[c]) * w;
-    const double dx = out->scale[c] * ((g - out->shift[c] * w) - (w > 0 ? line : 0));
+    const double dx = out->scale[c] * ((g - out->shift[c] * w) - (w > 0 && out->slope[c] != 0 ? line : 0));
     FN(weighted_pass)(span, i, w);
     span->y[i] = FROM_DOUBLE(w < 0 ? 0 : dx);
 }
 
-/* CBN_VEC values; `counts` has ones where w > 0. Not 0 where masked. */
+/* CBN_VEC values; `counts` has ones where w > 0 and the slope is not 0. Not 0 where masked. */
 static CBN_INLINE cbn_vec FN(weighted_doubles)(const struct FN(span) *span, ptrdiff_t i, cbn_vec w, cbn_vec counts,
                                                struct FN(weighted) at)
 {
@@ -59,6 +59,7 @@ static CBN_INLINE void FN(weighted_lines)(const struct FN(span) *span, ptrdiff_t
     const double *w = FN(weights_of)(out, c);
     const struct FN(weighted) numbers = {cbn_splat(out->mean[c]), cbn_splat(out->scale[c]), cbn_splat(out->shift[c]),
                                          cbn_splat(out->slope[c])};
+    const cbn_vec used = CBN_LOAD(cbn_mask.lanes + (out->slope[c] != 0 ? CBN_LANES : 0), 0);
     for (; at < end; at += AVEC) {
         cbn_vec dx[DOUBLES];
         FN(prefetch_inputs)(span, at, how);
@@ -66,7 +67,7 @@ static CBN_INLINE void FN(weighted_lines)(const struct FN(span) *span, ptrdiff_t
             FN(weighted_pass)(span, i, w[i]);
         for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
             const cbn_vec weights = CBN_LOAD(w + at + v, 0);
-            const cbn_vec values = FN(weighted_doubles)(span, at + v, weights, (cbn_vec)(weights > 0), numbers);
+            const cbn_vec values = FN(weighted_doubles)(span, at + v, weights, cbn_and((cbn_vec)(weights > 0), used), numbers);
             dx[v / CBN_VEC] = cbn_and(values, (cbn_vec)(weights >= 0));
         }
         OF(cbn_put)(span->y + at, FN(rounded)(dx), streaming);
@@ -111,7 +112,8 @@ static CBN_INLINE void FN(weighted_line)(T *to, const struct FN(span) *span, ptr
         for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
             const struct FN(weighted) numbers = {CBN_LOAD(out->column[0] + i + v, 0), CBN_LOAD(out->column[1] + i + v, 0),
                                                  CBN_LOAD(out->column[2] + i + v, 0), CBN_LOAD(out->column[3] + i + v, 0)};
-            dx[v / CBN_VEC] = FN(weighted_doubles)(span, i + v, cbn_splat(w), counts, numbers);
+            const cbn_vec used = cbn_and(counts, (cbn_vec)(numbers.slope != 0));
+            dx[v / CBN_VEC] = FN(weighted_doubles)(span, i + v, cbn_splat(w), used, numbers);
         }
         OF(cbn_put)(to, FN(rounded)(dx), streaming);
     }

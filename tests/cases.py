@@ -1,5 +1,6 @@
 """cases: arrays of every layout, dtype and distribution, and the bounds of the numerics contract."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -34,6 +35,9 @@ SHAPES = [
 SHAPE_IDS = [name for name, _, _ in SHAPES]
 DTYPES = [np.float32, np.float64]
 NAMES = ["float16", "bfloat16", "float32", "float64"]
+HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
+ALL_DTYPES = [*DTYPES, *HALVES]
+ALL_IDS = ["f32", "f64", "f16", "bf16"]
 
 # How x lies in memory. The first two are native; the rest is copied once.
 LAYOUTS = {
@@ -114,30 +118,59 @@ def spread(values, x, axis):
     return reference._spread(values, x, axis)
 
 
-def statistics(x, axis):
+def statistics(x, axis, mask=None, sample_weight=None):
     """Exact count, mean, biased variance and std: longdouble, whatever x's dtype is."""
-    count, mean, m2 = reference.statistics(np.asarray(x).astype(np.float64), axis)
-    return count, mean, m2 / count, np.sqrt(m2 / count)
+    count, mean, m2 = reference.statistics(np.asarray(x).astype(np.float64), axis, mask, sample_weight)
+    var = m2 / (count or 1)
+    return count, mean, var, np.sqrt(var)
 
 
 def amplification(mean, std, dtype):
     """What float64 input may add: its float64 statistics can do no better at an offset."""
-    if dtype == np.float32:
+    if dtype != np.float64:
         return np.ones(mean.shape)
     return 1 + np.abs(mean) / np.where(std == 0, 1, std)
 
 
-def assert_y(y, x, mean, inv_std, weight, bias, axis, factor):
-    """The contract's bound on y: 4 * 2**-24 (2**-52) of max(|y|, |weight * x_hat|, |bias|, 1)."""
-    x_hat = (x.astype(np.longdouble) - spread(mean, x, axis)) * spread(inv_std, x, axis)
-    scaled = x_hat if weight is None else x_hat * spread(weight.astype(np.longdouble), x, axis)
-    exact = scaled if bias is None else scaled + spread(bias.astype(np.longdouble), x, axis)
+def half_unit(value, dtype):
+    """Half the distance between the numbers of a dtype around a value: what one rounding to it may be off."""
+    info = ml_dtypes.finfo(dtype)
+    exponent = np.frexp(np.asarray(value, np.longdouble))[1] - 1
+    return np.ldexp(np.longdouble(0.5), np.maximum(exponent, info.minexp) - info.nmant)
+
+
+def rounding(value, dtype, of=None):
+    """What comes on top of the bound of x's dtype where a result has fewer bits, or 16: one rounding."""
+    size = np.dtype(dtype).itemsize
+    return half_unit(value, dtype) if size == 2 or size < np.dtype(of or dtype).itemsize else 0
+
+
+def assert_y(y, x, mean, inv_std, weight, bias, axis, factor, residual=None, **activation):
+    """The contract's bound on y: 4 * 2**-24 (2**-52) of max(|y|, |weight * x_hat|, |bias|, |residual|, 1)."""
+    wide = np.longdouble
+    x_hat = (x.astype(wide) - spread(mean, x, axis)) * spread(inv_std, x, axis)
+    scaled = x_hat if weight is None else x_hat * spread(weight.astype(wide), x, axis)
+    exact = scaled if bias is None else scaled + spread(bias.astype(wide), x, axis)
+    residual = None if residual is None else residual.astype(wide)
+    exact = reference._activated(exact, activation.get("activation"), activation.get("negative_slope", 0.01), residual)
     scale = np.maximum(np.maximum(np.abs(exact), np.abs(scaled)), 1)
     if bias is not None:
-        scale = np.maximum(scale, np.abs(spread(bias, x, axis)))
-    unit = 2.0**-24 if x.dtype == np.float32 else 2.0**-52
-    error = np.abs(y - exact) / (scale * spread(factor, x, axis))
-    assert error.max(initial=0) <= 4 * unit
+        scale = np.maximum(scale, np.abs(spread(bias.astype(wide), x, axis)))
+    if residual is not None:
+        scale = np.maximum(scale, np.abs(residual))
+    allowed = 4 * (2.0**-52 if x.dtype == np.float64 else 2.0**-24) * scale * spread(factor, x, axis)
+    allowed = allowed + rounding(np.abs(exact) + allowed, x.dtype)
+    assert_within(y, exact, allowed)
+
+
+def assert_within(value, exact, allowed):
+    """abs(value - exact) <= allowed, and NaN exactly where the exact value is."""
+    value = value.astype(np.longdouble)
+    bad = np.isnan(exact)
+    np.testing.assert_array_equal(np.isnan(value), bad)
+    error = np.where(bad, 0, np.abs(value - exact))
+    excess = np.where(bad, 0, error / np.where(allowed == 0, 1, allowed))
+    assert (error <= np.where(bad, 1, allowed)).all(), f"{excess.max()} of what is allowed"
 
 
 def largest_by_channel(values, axis):
@@ -149,14 +182,16 @@ def assert_gradients(got, exact, count, x, axis, factor, unreduced):
 
     `unreduced` is weight * inv_std * (dy - mean of dy), from which dx takes the part along x_hat away. Where little
     is left (two values per channel, or dy almost a line in x), float64 cannot know it to 1e-15 from statistics that
-    are float64 themselves, so for float64 the error is held against that term. For float32 it is not.
+    are float64 themselves, so for float64 the error is held against that term, too. For float32 it is not.
     """
     dx, dweight, dbias = got
     exact_dx, exact_dweight, exact_dbias = exact
-    small = 1e-6 if x.dtype == np.float32 else 1e-15
-    largest = largest_by_channel(exact_dx if x.dtype == np.float32 else unreduced, axis)
-    allowed = spread(small * factor * largest, x, axis)
-    assert (np.abs(dx - exact_dx) <= allowed + np.finfo(x.dtype).smallest_subnormal).all()
+    small = 1e-15 if x.dtype == np.float64 else 1e-6
+    largest = largest_by_channel(exact_dx, axis)
+    if x.dtype == np.float64:
+        largest = np.maximum(largest, largest_by_channel(unreduced, axis))
+    allowed = spread(small * factor * largest, x, axis) + ml_dtypes.finfo(x.dtype).smallest_subnormal.astype(float)
+    assert_within(dx, exact_dx, allowed + rounding(np.abs(exact_dx) + allowed, x.dtype))
     for value, wanted in ((dweight, exact_dweight), (dbias, exact_dbias)):
-        scale = max(np.abs(wanted).max(initial=0), np.sqrt(count))
-        assert (np.abs(value - wanted) <= 5 * small * factor * scale).all()
+        allowed = 5 * small * factor * max(np.abs(wanted).max(initial=0), np.sqrt(count))
+        assert_within(value, wanted, allowed + rounding(np.abs(wanted) + allowed, value.dtype, x.dtype))

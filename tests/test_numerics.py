@@ -8,85 +8,15 @@ from cases import (
     LAYOUTS,
     SHAPE_IDS,
     SHAPES,
-    amplification,
-    assert_gradients,
-    assert_y,
     filled,
     gradient,
     parameters,
-    spread,
     statistics,
 )
+from holds import hold
 
 import cbn
 from cbn import reference
-
-
-def hold(x, axis, eps=1e-5, dy=None):
-    """Statistics, forward, backward, inference and running update of one array, each within its bound."""
-    channels, dtype = x.shape[axis], np.dtype(x.dtype.type)
-    native = np.ascontiguousarray(x, dtype)
-    weight, bias = parameters(channels, dtype)
-    count, mean, var, std = statistics(native, axis)
-    inv_std = reference._inverse_std(var, eps)
-    factor = amplification(mean, std, dtype)
-
-    y, got_mean, got_inv_std = cbn.batch_norm_forward(x, weight, bias, eps, axis=axis)
-    assert y.dtype == dtype and y.shape == x.shape
-    assert (np.abs(got_mean - mean) <= 1e-11 * (np.abs(mean) + std)).all()
-    assert (np.abs(got_inv_std - inv_std) <= 1e-11 * inv_std).all()
-    assert_y(y, native, mean, inv_std, weight, bias, axis, factor)
-
-    moments = cbn.moments(x, axis=axis)
-    assert moments.count == count
-    np.testing.assert_array_equal(moments.mean, got_mean)
-    assert (np.abs(moments.var() - var) <= 1e-11 * var).all()
-
-    if dy is None:
-        dy = filled(x.shape, axis, dtype, seed=2)
-    got = cbn.batch_norm_backward(dy, x, got_mean, got_inv_std, weight, axis=axis)
-    wide = np.longdouble
-    exact = reference.batch_norm_backward(
-        dy.astype(np.float64), native.astype(np.float64), mean, inv_std, weight.astype(np.float64), axis=axis
-    )
-    centred = dy.astype(wide) - spread(exact[2] / count, native, axis)
-    unreduced = centred * spread(inv_std * weight, native, axis)
-    assert_gradients(got, exact, count, native, axis, factor, unreduced)
-
-    np.testing.assert_array_equal(hold_running(x, weight, bias, axis, eps, count, mean, var), y)
-    hold_inference(x, native, weight, bias, axis, eps, mean, var)
-
-
-def hold_running(x, weight, bias, axis, eps, count, mean, var):
-    """The running update with momentum 1/4, from 0 and 1; returns y."""
-    dtype = weight.dtype
-    running_mean, running_var = np.zeros_like(weight), np.ones_like(weight)
-    y = cbn.batch_norm(x, running_mean, running_var, weight, bias, True, 0.25, eps, axis=axis)
-    new_var = var * count / (count - 1)
-    unit = np.finfo(dtype).eps if dtype == np.float32 else 1e-11
-    assert (np.abs(running_mean - mean / 4) <= unit * (np.abs(mean) + np.sqrt(var))).all()
-    with np.errstate(over="ignore", invalid="ignore"):  # float32 cannot hold every variance
-        expected = (0.75 + new_var / 4).astype(dtype)
-        assert (
-            (running_var == expected) | (np.abs(running_var - expected.astype(np.longdouble)) <= unit * new_var)
-        ).all()
-    return y
-
-
-def hold_inference(x, native, weight, bias, axis, eps, mean, var):
-    """y with the batch's statistics rounded to x's dtype as fixed ones (1 for a variance that it cannot hold)."""
-    dtype, wide = weight.dtype, np.longdouble
-    with np.errstate(over="ignore", invalid="ignore"):
-        fixed_mean, fixed_var = mean.astype(dtype), var.astype(dtype)
-    held = np.isfinite(fixed_var)
-    fixed_var = np.where(held, fixed_var, dtype.type(1))
-    y = cbn.batch_norm(x, fixed_mean, fixed_var, weight, bias, eps=eps, axis=axis)
-    inv_std = reference._inverse_std(fixed_var.astype(wide), eps)
-    inv_std = np.where(held, inv_std, 0)  # those channels overflow in y: not compared
-    y = np.where(spread(held, native, axis), y, spread(bias, native, axis))
-    std = 1 / np.where(inv_std == 0, 1, inv_std)
-    factor = amplification(mean, std, dtype)
-    assert_y(y, native, fixed_mean.astype(wide), inv_std, weight, bias, axis, factor)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
