@@ -95,6 +95,15 @@ static CBN_INLINE void cbn_put_bf16(cbn_bf16 *to, cbn_floats v, int streaming)
     cbn_put_halves(to, cbn_from_floats_bf16(v), streaming);
 }
 
+/* images with a residual, which are too rare for more */
+static CBN_INLINE cbn_vec cbn_widen_u8(const uint8_t *p)
+{
+    cbn_vec v;
+    for (int l = 0; l < CBN_VEC; l++)
+        v[l] = (double)p[l];
+    return v;
+}
+
 /* CBN_LANES values from lanes + n on: bits of ones in the last n of them */
 static const union {
     int64_t bits[2 * CBN_LANES];
@@ -170,8 +179,8 @@ static CBN_INLINE void cbn_next_sample(struct cbn_output *out)
         CBN_STREAM_FENCE();
 }
 
-/* How a pass over an output is compiled: FUSED with residual and activation. For dx: WIDE in double, MIXED where some
- * channels need that, else in float32; in spans each channel is looked at. For y: MIXED where a line is wide. */
+/* How a pass over an output is compiled: FUSED with an activation. For dx: WIDE in double, MIXED where some channels need
+ * that, else in float32; in spans each channel is looked at. For y: WIDE with a residual, MIXED where a line is wide. */
 enum cbn_how { CBN_PLAIN = 0, CBN_FUSED = 1, CBN_WIDE = 2, CBN_MIXED = 4 };
 
 /* What sums are compiled for: of x, or of dy; after an activation; with weights. The largest values are of use only
@@ -345,6 +354,7 @@ static CBN_INLINE void cbn_gather_most(double *channel, float *column, const str
 #define FN(name) name##_u8
 #define OF(name) name##_f32
 #define LOAD_X cbn_load_u8
+#define WIDEN_X cbn_widen_u8
 #define GET_X(value) ((float)(value))
 #define GET(value) (value)
 #define SET(value) (value)
