@@ -144,8 +144,8 @@ static CBN_INLINE void FN(second_one)(const struct cbn_second *of, const struct 
 }
 
 /* Of channel c `length` values from index i on; or one value of each of the channels [c, c + length) if `across`. */
-static CBN_INLINE void FN(second_run)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t length,
-                                      int across, int training)
+static CBN_APART void FN(second_run)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t length,
+                                     int across, int training)
 {
     struct cbn_numbers n = cbn_numbers_of(of, c);
     ptrdiff_t j = 0;

@@ -20,7 +20,7 @@
 #define CBN_UNROLL _Pragma("GCC unroll 8")
 #endif
 #define CBN_INLINE inline __attribute__((always_inline))
-/* what handles a few values at the ends of a run: once in the code */
+/* what is done once for a block, or for a few values at the ends of a run: once in the code */
 #define CBN_APART __attribute__((noinline))
 #define CBN_LANES 16
 #define CBN_VECS (CBN_LANES / CBN_VEC)
@@ -208,7 +208,7 @@ struct cbn_line {
 };
 
 /* one value per channel to one per column */
-static CBN_INLINE void cbn_spread(double *column, const double *channel, const struct cbn_block *b)
+static CBN_APART void cbn_spread(double *column, const double *channel, const struct cbn_block *b)
 {
     const ptrdiff_t group = b->channels * b->inner;
     if (b->inner == 1)
@@ -222,7 +222,7 @@ static CBN_INLINE void cbn_spread(double *column, const double *channel, const s
 }
 
 /* For each column, which of the positions that its row covers it has. */
-static CBN_INLINE void cbn_number_positions(uint16_t *position, const struct cbn_block *b)
+static CBN_APART void cbn_number_positions(uint16_t *position, const struct cbn_block *b)
 {
     for (ptrdiff_t f = 0; f < b->fold; f++)
         for (ptrdiff_t c = 0; c < b->channels; c++)
@@ -280,7 +280,7 @@ static CBN_INLINE double cbn_most_of(const float *values, ptrdiff_t n)
 }
 
 /* One sum per column to one per channel, by way of halves and lanes: short chains of additions. Spoils the columns. */
-static CBN_INLINE void cbn_gather(double *channel, double *column, const struct cbn_block *b)
+static CBN_APART void cbn_gather(double *channel, double *column, const struct cbn_block *b)
 {
     const ptrdiff_t group = b->channels * b->inner;
     for (ptrdiff_t f = b->fold; f > 1; f = (f + 1) / 2)
@@ -295,7 +295,7 @@ static CBN_INLINE void cbn_gather(double *channel, double *column, const struct 
 }
 
 /* The same for the largest values. */
-static CBN_INLINE void cbn_gather_most(double *channel, float *column, const struct cbn_block *b)
+static CBN_APART void cbn_gather_most(double *channel, float *column, const struct cbn_block *b)
 {
     const ptrdiff_t group = b->channels * b->inner;
     for (ptrdiff_t f = 1; f < b->fold; f++)

@@ -98,7 +98,8 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const stru
     const ptrdiff_t group = b->channels * b->inner, width = b->fold * group, stride = b->fold * b->stride;
     const ptrdiff_t rows = b->outer / b->fold, rest = b->outer % b->fold, positions = b->fold * b->inner;
     const int raises = CBN_RAISES(kind) && !A_IS_DOUBLE;
-    int centered = A_IS_DOUBLE;
+    const int always = A_IS_DOUBLE || kind & (CBN_ACTIVATED | CBN_WEIGHTED); /* about zero is faster, and takes code */
+    int centered = always;
     for (ptrdiff_t c = 0; c < b->channels; c++)
         centered |= anchor[c] != 0;
     memset(s, 0, (size_t)width * sizeof *s);
@@ -116,7 +117,7 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const stru
     for (ptrdiff_t r = 0; r < rows; r += CBN_ROWS_AT_ONCE) {
         const ptrdiff_t some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
         const struct FN(terms) at = FN(terms_at)(from, r * stride, r * positions, kind);
-        if (centered)
+        if (always || centered)
             FN(add_columns)(columns, at, some, stride, width, positions, 1, kind, meanwhile);
         else
             FN(add_columns)(columns, at, some, stride, width, positions, 0, kind, meanwhile);

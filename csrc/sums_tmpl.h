@@ -184,7 +184,7 @@ static CBN_INLINE void FN(sums_rows_of)(const struct cbn_sums *to, const struct 
                 const ptrdiff_t n = b->length - i < CBN_PART ? b->length - i : CBN_PART;
                 const ptrdiff_t value = o * b->stride + c * b->inner + i;
                 const struct FN(terms) at = FN(terms_at)(from, value, o * b->inner + i, kind);
-                if (A_IS_DOUBLE || anchor[c] != 0)
+                if (A_IS_DOUBLE || kind & (CBN_ACTIVATED | CBN_WEIGHTED) || anchor[c] != 0)
                     FN(add_row)(s[c], q[c], most + c, at, anchor[c], n, i, 1, kind, meanwhile);
                 else
                     FN(add_row)(s[c], q[c], most + c, at, 0, n, i, 0, kind, meanwhile);
