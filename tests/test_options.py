@@ -250,10 +250,9 @@ REFUSED = [
     ({"renorm_clipping": {"max": 1}}, ValueError, "renorm_clipping must be a dict with keys from rmin, rmax and dmax"),
     ({"renorm_clipping": {"rmax": "3"}}, ValueError, "renorm_clipping must have numbers >= 0; got rmax='3'"),
     ({"renorm_clipping": {"rmax": 1, "rmin": 2}}, ValueError, "renorm_clipping must have rmin <= rmax; got"),
-    ({"renorm_momentum": 2}, ValueError, "momentum must be a number in [0, 1]; got 2"),
+    ({"renorm_momentum": 2}, ValueError, "renorm_momentum must be a number in [0, 1]; got 2"),
     ({"renorm": True, "virtual_batch_size": 2}, ValueError, "virtual_batch_size must be None with renorm; got 2"),
     ({"renorm": True, "zero_debias": True}, ValueError, "zero_debias must be False with renorm; got True"),
-    ({"renorm": True, "frozen": True}, ValueError, "frozen must be False with renorm; got True"),
     (
         {"frozen": True, "track_running_stats": False},
         ValueError,

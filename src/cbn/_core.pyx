@@ -89,17 +89,29 @@ cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var
     return 0
 
 
-cpdef object first_not_finite(cnp.ndarray mean, cnp.ndarray m2):
-    """The first channel whose statistics are not finite, or None."""
-    bad = ~(np.isfinite(mean) & np.isfinite(m2))
+def first_not_finite(*arrays):
+    """The first channel in which one of the arrays is not finite, or None."""
+    bad = ~np.logical_and.reduce([np.isfinite(array) for array in arrays])
     return int(bad.argmax()) if bad.any() else None
 
 
-cpdef int refuse_not_finite(cnp.ndarray mean, cnp.ndarray m2) except -1:
-    channel = first_not_finite(mean, m2)
+def raise_not_finite(object channel):
+    raise ValueError(f"x must have a finite mean and variance in every channel; got others in channel {channel}")
+
+
+def refuse_not_finite(*arrays):
+    channel = first_not_finite(*arrays)
     if channel is not None:
-        raise ValueError(f"x must have a finite mean and variance in every channel; got others in channel {channel}")
-    return 0
+        raise_not_finite(channel)
+
+
+cdef object moved(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, object momentum,
+                  cnp.ndarray counter, bint zero_debias):
+    """Copies of the running statistics after the batch: they may be infinite where its own are not."""
+    cdef Running after = Running(running.mean.copy(), running.var.copy(), running.mean, cnp.PyArray_DIM(mean, 0))
+    if count:
+        commit(after, mean, m2, count, True, momentum, None if counter is None else counter.copy(), zero_debias)
+    return after.mean, after.var
 
 
 def forward(object x_given, object weight, object bias, object eps, object axis, object out, object num_threads,
@@ -151,14 +163,20 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
                                  t.channels, t.inner, n_threads)
         succeed(status)
         refuse_not_finite(mean, m2)
+        if running is not None:
+            refuse_not_finite(*moved(running, mean, m2, count, momentum, counter, zero_debias))
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
                              data(w), data(b), c_eps, c_options, dtype, param_dtype, t.outer, t.channels, t.inner,
                              n_threads)
     succeed(status)
-    if nonfinite == "raise":
-        refuse_not_finite(mean, m2)
-    if running is not None and count and (nonfinite == "propagate" or first_not_finite(mean, m2) is None):
+    bad = None
+    if nonfinite != "propagate":
+        after = () if running is None else moved(running, mean, m2, count, momentum, counter, zero_debias)
+        bad = first_not_finite(mean, m2, *after)
+        if bad is not None and nonfinite == "raise":
+            raise_not_finite(bad)
+    if running is not None and count and bad is None:
         if lock is None:
             commit(running, mean, m2, count, True, momentum, counter, zero_debias)
         else:
@@ -191,7 +209,7 @@ def inference(object x_given, object running_mean, object running_var, object we
     r_var = statistics.given(running_var, "running_var")
     check_not_negative(r_var, "running_var")
     dtype, param_dtype, stat_dtype = <cbn_dtype>dtype_of(x), parameters.dtype, statistics.dtype
-    options = options_of(activation, negative_slope, residual, mask, sample_weight, x, &t, ax)
+    options = options_of(activation, negative_slope, residual, mask, sample_weight, x, &t, ax, False)
     y = output(out, x, ax, &t)
     if out is not None:
         check_output_apart(y, x_array, residual, ax, &t)

@@ -30,8 +30,8 @@ def output_for(cnp.ndarray x, object out, object x_given, object residual, objec
     return y
 
 
-def gradient_outputs(object out, bint residual, cnp.ndarray x, cnp.ndarray dy, object axis):
-    """The arrays for dx and, with a residual, for dresidual, in a tuple."""
+def gradient_outputs(object out, bint residual, cnp.ndarray x, cnp.ndarray dy, object axis, object inputs):
+    """The arrays for dx and, with a residual, for dresidual, in a tuple. `inputs` are all that backward reads."""
     cdef Triple t
     cdef int ax = channel_axis(axis, x)
     lay_out(x, ax, &t)
@@ -39,14 +39,24 @@ def gradient_outputs(object out, bint residual, cnp.ndarray x, cnp.ndarray dy, o
     dx = output(dx_out, x, ax, &t)
     check_same_or_apart(dx, x, "x", ax, &t)
     check_same_or_apart(dx, dy, "dy", ax, &t)
-    return (dx, output(dresidual_out, x, ax, &t, "out[1]")) if residual else (dx,)
+    if not residual:
+        return (dx,)
+    dresidual = output(dresidual_out, x, ax, &t, "out[1]")
+    if dresidual_out is not None and any(a is not None and may_overlap(a, dresidual) for a in (dx, *inputs)):
+        raise ValueError("out[1] must share no memory with other arrays of the call; got an overlap")
+    return dx, dresidual
+
+
+def check_layer_apart(object layer, object out):
+    """That writing out changes nothing of the layer."""
+    if isinstance(out, np.ndarray):
+        for name in ("weight", "bias", "running_mean", "running_var", "renorm_mean", "renorm_std"):
+            check_apart(out, getattr(layer, name), name)
 
 
 def positions(object mask, object sample_weight, cnp.ndarray x, object axis):
     """mask and sample_weight with one value for each position."""
-    shape = positions_of(x, channel_axis(axis, x))
-    return (None if mask is None else checked_mask(mask, shape),
-            None if sample_weight is None else checked_sample_weight(sample_weight, shape))
+    return checked_positions(mask, sample_weight, positions_of(x, channel_axis(axis, x)))
 
 
 def check_values(cnp.ndarray x, object axis, object mask, object sample_weight, bint zero_var, bint updates):
@@ -60,7 +70,10 @@ def check_values(cnp.ndarray x, object axis, object mask, object sample_weight, 
 
 
 def checked_running(object layer, cnp.ndarray x):
-    """The layer's running statistics and counter, all fit to be written."""
+    """The layer's running statistics and counter, all fit to be written, and its momentum."""
+    check_momentum(layer.renorm_momentum, "renorm_momentum")
+    if layer.momentum is not None:
+        check_momentum(layer.momentum)
     cdef Running running = Running(layer.running_mean, layer.running_var, x, layer.num_features)
     return running.mean, running.var, check_counter(layer.num_batches_tracked)
 

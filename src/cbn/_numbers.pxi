@@ -21,10 +21,10 @@ cpdef double check_eps(object eps) except? -1:
     return value
 
 
-cpdef double check_momentum(object momentum) except? -1:
-    cdef double value = number(momentum, "momentum", "be a number in [0, 1]")
+cpdef double check_momentum(object momentum, str name="momentum") except? -1:
+    cdef double value = number(momentum, name, "be a number in [0, 1]")
     if not 0 <= value <= 1:
-        raise ValueError(f"momentum must be a number in [0, 1]; got {momentum}")
+        raise ValueError(f"{name} must be a number in [0, 1]; got {momentum}")
     return value
 
 

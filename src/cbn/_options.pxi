@@ -4,7 +4,8 @@
 
 cpdef double check_negative_slope(object value) except? -1:
     cdef double slope = number(value, "negative_slope", "be a finite number >= 0")
-    if not isfinite(slope) or slope < 0:  # else the sign of y would not tell on which side it is
+    # else the sign of y would not tell on which side it is; and float32 must hold it
+    if slope < 0 or not slope <= 3.4e38:
         raise ValueError(f"negative_slope must be a finite number >= 0; got {value}")
     return slope
 
@@ -59,6 +60,11 @@ cdef object checked_sample_weight(object sample_weight, object shape):
     return broadcast(value, shape, "sample_weight", given)
 
 
+cdef tuple checked_positions(object mask, object sample_weight, object shape):
+    return (None if mask is None else checked_mask(mask, shape),
+            None if sample_weight is None else checked_sample_weight(sample_weight, shape))
+
+
 cdef class Options:
     """What a call does beyond plain batch normalization, as C takes it, and the arrays that C points into."""
     cdef cbn_options c
@@ -101,20 +107,23 @@ cdef cnp.ndarray same_kind(cnp.ndarray value, str name, cnp.ndarray x, Triple *t
     if not same_shape(value, x):
         raise ValueError(f"{name} must have shape {np.shape(x)}, as x has; got {np.shape(value)}")
     if cnp.PyArray_TYPE(value) != type_num:
-        raise TypeError(f"{name} must have dtype {dtype_name(x)}, as x has; got {dtype_name(value)}")
+        wanted = "float32 for images" if type_num != cnp.PyArray_TYPE(x) else f"{dtype_name(x)}, as x has"
+        raise TypeError(f"{name} must have dtype {wanted}; got {dtype_name(value)}")
     return like(value, x, triple, axis)
 
 
 cdef Options options_of(object activation, object negative_slope, object residual, object mask, object sample_weight,
-                        cnp.ndarray x, Triple *triple, int axis):
-    """None where there is nothing that a plain call does not do."""
+                        cnp.ndarray x, Triple *triple, int axis, bint weighs=True):
+    """None where there is nothing that a plain call does not do; mask and weights are only checked unless it `weighs`."""
     cdef Options options
     if activation is None and residual is None and mask is None and sample_weight is None:
         return None
     options = Options(activation, negative_slope)
     if residual is not None:
         options.set_residual(residual, x, triple, axis)
-    if mask is not None or sample_weight is not None:
+    if not weighs:
+        checked_positions(mask, sample_weight, positions_of(x, axis))
+    elif mask is not None or sample_weight is not None:
         options.set_weights(mask, sample_weight, x, axis)
     return options
 

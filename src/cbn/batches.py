@@ -13,22 +13,29 @@ class Batch:
     def __init__(self, layer, x, y, mean, inv_std, residual, mask, sample_weight, training=True):
         self.x, self.mean, self.inv_std, self.training = x, mean, inv_std, training
         self.y = None if layer.activation is None else y
+        self.axis, self.activation = layer.axis, (layer.activation, layer.negative_slope)
         self.residual, self.mask, self.sample_weight = residual is not None, mask, sample_weight
 
-    def backward(self, layer, dy, out, weight):
+    def backward(self, dy, out, weight):
         """Return dx, dweight and dbias, and dresidual if there was a residual."""
-        statistics = (self.x, self.mean, self.inv_std, weight, layer.axis, self.training)
-        extras = (layer.activation, layer.negative_slope, self.y, self.residual, self.mask, self.sample_weight)
+        statistics = (self.x, self.mean, self.inv_std, weight, self.axis, self.training)
+        extras = (*self.activation, self.y, self.residual, self.mask, self.sample_weight)
         return _core.backward(dy, *statistics, out, None, *extras)
 
     def gradients(self, layer, dy, out):
         """The same, with the layer's weight."""
-        return self.backward(layer, dy, out, layer.weight)
+        return self.backward(dy, out, layer.weight)
+
+    def shares_memory(self, array):
+        """Whether writing the array would change what backward needs."""
+        return any(a is not None and np.may_share_memory(a, array) for a in (self.x, self.y))
 
 
 def forward(layer, x, residual, mask, sample_weight, out):
     """Return y and the batch, once the running statistics have been updated."""
     given = (residual, mask, sample_weight)
+    if layer.frozen and layer.running_mean is None:
+        raise ValueError("frozen must be False without running statistics; got True")
     if layer.frozen:
         return _frozen(layer, x, *given, out)
     if layer.training and layer.virtual_batch_size is not None:
@@ -68,6 +75,7 @@ def _inverse_std(var, eps):
 def _frozen(layer, x, residual, mask, sample_weight, out):
     """With the running statistics, as they are now."""
     x = _core.laid_out(x, layer.axis, layer.num_features)
+    _core.check_layer_apart(layer, out)
     mean, var = layer.running_mean.astype(np.float64), layer.running_var.astype(np.float64)
     parameters = (mean, var, layer.weight, layer.bias, layer.eps, layer.axis)
     extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
@@ -76,14 +84,19 @@ def _frozen(layer, x, residual, mask, sample_weight, out):
     return y, Batch(layer, x, y, mean, inv_std, residual, mask, sample_weight, training=False)
 
 
-def _updated(layer, running, moments):
-    """Move copies of the running statistics by one batch after the other, and then the layer's to them, at once."""
-    with layer._lock:
-        copies = [array.copy() for array in running]
-        for mean, m2, count in moments:
-            if count and (layer.nonfinite == "propagate" or _core.first_not_finite(mean, m2) is None):
-                _core.commit_batch(*copies[:2], mean, m2, count, layer.momentum, copies[2], layer.zero_debias)
-        _core.assign(running, copies)
+def _moved(layer, running, moments):
+    """Copies of the running statistics, moved by one batch after the other; by nonfinite's rule."""
+    copies = [array.copy() for array in running]
+    for mean, m2, count in moments:
+        if not count:
+            continue
+        before = [array.copy() for array in copies]
+        _core.commit_batch(*copies[:2], mean, m2, count, layer.momentum, copies[2], layer.zero_debias)
+        bad = None if layer.nonfinite == "propagate" else _core.first_not_finite(mean, m2, *copies[:2])
+        if bad is not None and layer.nonfinite == "raise":
+            _core.raise_not_finite(bad)
+        copies = copies if bad is None else before
+    return copies
 
 
 # --- ghost batches ---
@@ -106,28 +119,35 @@ def ghost_slices(samples, virtual_batch_size, values):
 class Ghosts:
     """The batches of one call, one after the other along the first axis."""
 
-    def __init__(self, slices, batches, x):
-        self.slices, self.batches, self.x = slices, batches, x
+    def __init__(self, slices, batches, x, axis):
+        self.slices, self.batches, self.x, self.axis = slices, batches, x, axis
         self.mean, self.inv_std = batches[-1].mean, batches[-1].inv_std
         self.residual = batches[0].residual
 
     def gradients(self, layer, dy, out):
         """dx by batches; dweight and dbias of all, added in float64."""
-        dy = _core.same_as(dy, "dy", self.x, layer.axis)
-        outs = _core.gradient_outputs(out, self.residual, self.x, dy, layer.axis)
+        dy = _core.same_as(dy, "dy", self.x, self.axis)
+        inputs = (self.x, dy, layer.weight, *(batch.y for batch in self.batches))
+        outs = _core.gradient_outputs(out, self.residual, *inputs[:2], self.axis, inputs)
         weight = np.ones(layer.num_features) if layer.weight is None else layer.weight.astype(np.float64)
         dweight, dbias = np.zeros((2, layer.num_features))
         for part, batch in zip(self.slices, self.batches, strict=True):
             parts = tuple(array[part] for array in outs)
-            result = batch.backward(layer, dy[part], parts if self.residual else parts[0], weight)
+            result = batch.backward(dy[part], parts if self.residual else parts[0], weight)
             dweight += result[1]
             dbias += result[2]
-        return outs[0], dweight.astype(layer.dtype), dbias.astype(layer.dtype), *outs[1:]
+        return outs[0], dweight, dbias, *outs[1:]
+
+    def shares_memory(self, array):
+        return any(batch.shares_memory(array) for batch in self.batches)
 
 
 def _ghosts(layer, x_given, residual, mask, sample_weight, out):
     x = _core.laid_out(x_given, layer.axis, layer.num_features)
+    if layer.axis in (0, -x.ndim):
+        raise ValueError(f"axis must not be 0, along which ghost batches are cut; got {layer.axis} for rank {x.ndim}")
     running = _core.checked_running(layer, x) if layer.track_running_stats else None
+    _core.check_layer_apart(layer, out)
     mask, sample_weight = _core.positions(mask, sample_weight, x, layer.axis)
     y = _core.output_for(x, out, x_given, residual, layer.axis)
     if residual is not None:
@@ -136,8 +156,8 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
     parts = [[None if a is None else a[part] for a in (residual, mask, sample_weight)] for part in slices]
     for part, (_, *weights) in zip(slices, parts, strict=True):  # all of them before anything is written
         _core.check_values(x[part], layer.axis, *weights, layer.one_value == "zero_var", running is not None)
-        if layer.nonfinite == "raise":
-            _core.refuse_not_finite(*_core.moments(x[part], layer.axis, None, *weights)[1:])
+    if layer.nonfinite == "raise":
+        _refuse_not_finite(layer, running, x, slices, [weights for _, *weights in parts])
     batches, moments = [], []
     for part, given in zip(slices, parts, strict=True):
         arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None, None, None, None, None, None, None)
@@ -146,8 +166,19 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
         batches.append(Batch(layer, x[part], y[part], mean, inv_std, *given))
         moments.append((mean, m2, count))
     if running is not None:
-        _updated(layer, running, moments)
-    return (y if out is None else out), Ghosts(slices, batches, x)
+        with layer._lock:
+            _core.assign(running, _moved(layer, running, moments))
+    return (y if out is None else out), Ghosts(slices, batches, x, layer.axis)
+
+
+def _refuse_not_finite(layer, running, x, slices, weights):
+    moments = []
+    for part, some in zip(slices, weights, strict=True):
+        count, mean, m2 = _core.moments(x[part], layer.axis, None, *some)
+        _core.refuse_not_finite(mean, m2)
+        moments.append((mean, m2, count))
+    if running is not None:
+        _moved(layer, running, moments)
 
 
 # --- batch renormalization ---
@@ -159,9 +190,11 @@ class Renormalized(Batch):
     r = d = None
 
     def gradients(self, layer, dy, out):
-        weight = self.r if layer.weight is None else self.r * layer.weight
-        dx, dweight, dbias, *dresidual = self.backward(layer, dy, out, weight)
-        return dx, (self.r * dweight + self.d * dbias).astype(layer.dtype), dbias.astype(layer.dtype), *dresidual
+        with np.errstate(over="ignore", invalid="ignore"):
+            weight = self.r if layer.weight is None else self.r * layer.weight
+        dx, dweight, dbias, *dresidual = self.backward(dy, out, weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return dx, self.r * dweight + self.d * dbias, dbias, *dresidual
 
 
 def renorm_corrections(layer, mean, inv_std):
@@ -177,6 +210,7 @@ def renorm_corrections(layer, mean, inv_std):
 def _renormalized(layer, x, residual, mask, sample_weight, out):
     x = _core.laid_out(x, layer.axis, layer.num_features)
     running = _core.checked_running(layer, x)
+    _core.check_layer_apart(layer, out)
     _core.check_values(x, layer.axis, mask, sample_weight, layer.one_value == "zero_var", False)
     count, mean, m2 = _core.moments(x, layer.axis, None, mask, sample_weight)
     if layer.nonfinite == "raise":
@@ -184,31 +218,32 @@ def _renormalized(layer, x, residual, mask, sample_weight, out):
     var = m2 / (count or 1)
     inv_std = _inverse_std(var, layer.eps)
     r, d = renorm_corrections(layer, mean, inv_std)
-    weight, bias = (r, d) if layer.weight is None else (r * layer.weight, d * layer.weight)
-    if layer.bias is not None:
-        bias = bias + layer.bias
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight, bias = (r, d) if layer.weight is None else (r * layer.weight, d * layer.weight)
+        bias = bias if layer.bias is None else bias + layer.bias
+        values = _moved_renormalized(layer, mean, np.sqrt(var + layer.eps))
+    bad = None if layer.nonfinite == "propagate" else _core.first_not_finite(mean, m2, *values[:2])
+    if bad is not None and layer.nonfinite == "raise":
+        _core.raise_not_finite(bad)
     extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
     y = _core.inference(x, mean, var, weight, bias, layer.eps, layer.axis, out, None, layer.num_features, *extras)
-    if count and (layer.nonfinite == "propagate" or _core.first_not_finite(mean, m2) is None):
-        _update_renormalized(layer, running, mean, np.sqrt(var + layer.eps))
+    if count and bad is None:
+        with layer._lock, np.errstate(over="ignore", invalid="ignore"):
+            values = _moved_renormalized(layer, mean, np.sqrt(var + layer.eps))
+            _core.assign([*running, layer.renorm_mean, layer.renorm_std], values)
     batch = Renormalized(layer, x, y, mean, inv_std, residual, mask, sample_weight)
     batch.r, batch.d = r, d
     return y, batch
 
 
-def _update_renormalized(layer, running, mean, std):
-    """As in Keras it is the deviations, not the variances, that are averaged."""
-    with layer._lock:
-        tracked = layer.num_batches_tracked + 1
-        factor = 1 / int(tracked) if layer.momentum is None else layer.momentum
-        with np.errstate(invalid="ignore", over="ignore"):
-            running_mean = (1 - factor) * layer.running_mean + factor * mean
-            running_std = (1 - factor) * np.sqrt(layer.running_var.astype(np.float64) + layer.eps) + factor * std
-            moved = [
-                (1 - layer.renorm_momentum) * old + layer.renorm_momentum * new
-                for old, new in ((layer.renorm_mean, mean), (layer.renorm_std, std))
-            ]
-            running_var = np.maximum(np.square(running_std) - layer.eps, 0)
-            values = [running_mean, running_var, tracked, *moved]
-            targets = [*running, layer.renorm_mean, layer.renorm_std]
-            _core.assign(targets, [np.asarray(v).astype(t.dtype) for t, v in zip(targets, values, strict=True)])
+def _moved_renormalized(layer, mean, std):
+    """The new running and renorm statistics. As in Keras it is the deviations, not the variances, that are averaged."""
+    tracked = layer.num_batches_tracked + 1
+    factor = 1 / int(tracked) if layer.momentum is None else layer.momentum
+    running_mean = (1 - factor) * layer.running_mean + factor * mean
+    running_std = (1 - factor) * np.sqrt(layer.running_var.astype(np.float64) + layer.eps) + factor * std
+    pairs = ((layer.renorm_mean, mean), (layer.renorm_std, std))
+    moved = [(1 - layer.renorm_momentum) * old + layer.renorm_momentum * new for old, new in pairs]
+    values = [running_mean, np.maximum(np.square(running_std) - layer.eps, 0)]
+    dtype = layer.running_mean.dtype
+    return [*(v.astype(dtype) for v in values), tracked, *(v.astype(layer.renorm_mean.dtype) for v in moved)]

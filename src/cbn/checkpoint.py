@@ -42,9 +42,11 @@ def load_state(layer, state, strict=True):
         raise ValueError(f"state must have exactly the keys {', '.join(target)}; got {', '.join(differences)}")
     if metadata.get("eps", layer.eps) != layer.eps:
         raise ValueError(f"state must come from a layer with eps {layer.eps}; got {metadata['eps']}")
+    for key in values:
+        if not target[key].flags.writeable:
+            raise ValueError(f"{key} must be writeable; got a read-only array")
     with layer._lock:
-        for key, value in values.items():
-            target[key][...] = value
+        _core.assign([target[key] for key in values], values.values())
     return LoadResult(missing, unexpected)
 
 

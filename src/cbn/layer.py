@@ -83,7 +83,7 @@ class BatchNorm:
     ------
     TypeError, ValueError
         For arguments of the wrong kind or out of range, and for options that exclude each other: renorm with
-        virtual_batch_size, with zero_debias or with frozen.
+        virtual_batch_size or with zero_debias.
 
     Notes
     -----
@@ -145,7 +145,7 @@ class BatchNorm:
         self.virtual_batch_size = options.batch_size(virtual_batch_size)
         self.renorm = bool(renorm)
         self.renorm_clipping = options.clipping(renorm_clipping)
-        self.renorm_momentum = _core.check_momentum(renorm_momentum)
+        self.renorm_momentum = _core.check_momentum(renorm_momentum, "renorm_momentum")
         self.zero_debias = bool(zero_debias)
         options.check_together(self)
         self.training = True
@@ -251,12 +251,12 @@ class BatchNorm:
         if saved is None:
             raise RuntimeError(f"backward must follow a training call that kept x; got {self._why_none}")
         dx, dweight, dbias, *dresidual = saved.gradients(self, dy, out)
-        with self._lock:
-            self.weight_grad = None if self.weight is None else dweight
-            self.bias_grad = None if self.bias is None else dbias
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):
+            self.weight_grad = None if self.weight is None else dweight.astype(self.dtype, copy=False)
+            self.bias_grad = None if self.bias is None else dbias.astype(self.dtype, copy=False)
             written = () if out is None else out if isinstance(out, tuple) else (out,)
-            if self._saved is saved and any(np.may_share_memory(saved.x, array) for array in written):
-                self._saved, self._why_none = None, "the last backward overwrote x"
+            if self._saved is saved and any(map(saved.shares_memory, written)):
+                self._saved, self._why_none = None, "the last backward overwrote x or y"
         return (dx, *dresidual) if dresidual else dx
 
     def _check_rank(self, x):

@@ -58,7 +58,7 @@ def clipping(bounds):
 def check_together(layer):
     """Raise ValueError for options that exclude each other."""
     if layer.renorm:
-        for name in ("virtual_batch_size", "zero_debias", "frozen"):
+        for name in ("virtual_batch_size", "zero_debias"):
             if getattr(layer, name):
                 raise ValueError(f"{name} must be {DEFAULTS[name]} with renorm; got {getattr(layer, name)}")
     for name in ("renorm", "frozen", "zero_debias"):

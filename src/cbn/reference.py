@@ -167,8 +167,8 @@ def _without_statistics(values, x_hat, axis, weights, count):
     total = _by_channel(values, axis).sum(axis=1)
     along = _by_channel(values * x_hat, axis).sum(axis=1)
     if count is not None:
-        share = weights * _spread(total / (count or 1), x_hat, axis)
-        values = values - share - weights * x_hat * _spread(along / (count or 1), x_hat, axis)
+        share = _spread(total / (count or 1), x_hat, axis) + x_hat * _spread(along / (count or 1), x_hat, axis)
+        values = values - np.where(np.asarray(weights) > 0, weights * share, 0)
     return values, total, along
 
 
