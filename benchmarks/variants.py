@@ -98,6 +98,25 @@ def of_layers(a):
         yield Variant("forward", name, 2, partial(layer, a.x, out=a.out))
 
 
+def of_images(threads):
+    """uint8 images, NHWC, to normalized float32, NCHW: a quarter of x's bytes read, y written."""
+    images = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3), np.uint8)
+    out = np.empty((32, 3, 224, 224), np.float32)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    share = 1.25 * out.size / np.prod(SHAPE)
+    call = partial(cbn.normalize_images, images, mean, std, out=out, num_threads=threads)
+    yield Variant("inference", "uint8 images to NCHW", share, call, torch_images(images, mean, std))
+
+
+def torch_images(images, mean, std):
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    images, (mean, std) = torch.from_numpy(images), torch.tensor([mean, std]).reshape(2, 3, 1, 1)
+    return lambda: images.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
+
+
 def torch_calls(a, dtype):
     """What torch takes for the same, in as many calls as it needs; channels_last for NHWC."""
     import torch
@@ -136,10 +155,9 @@ def variants(axis, threads, halves, peers):
     yield from of_layers(plain)
     ones = np.ones(SHAPE[1])
     double = (plain.dy, ones, ones, plain.dy, plain.x, plain.batch_mean, plain.inv_std, plain.weight)
-    if hasattr(cbn, "batch_norm_double_backward"):
-        yield Variant(
-            "backward", "double backward", 5, partial(cbn.batch_norm_double_backward, *double, **plain.common)
-        )
+    yield Variant("backward", "double backward", 5, partial(cbn.batch_norm_double_backward, *double, **plain.common))
+    if axis == -1:
+        yield from of_images(threads)
     for dtype in halves:
         half = Arrays(axis, dtype, threads)
         name = np.dtype(dtype).name
@@ -162,6 +180,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=cbn.get_num_threads())
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="one repeat, to see that it runs; its times mean nothing")
     add_json_option(parser)
     options = parser.parse_args()
     check(options)
@@ -179,7 +198,10 @@ def main():
         plain = {v.operation: v for v in some if v.name == "plain"}
         progress = Progress([1] * len(some))
         for variant in some:
-            row = {"layout": layout, **measured(variant, plain[variant.operation], options.repeats)}
+            row = {
+                "layout": layout,
+                **measured(variant, plain[variant.operation], 1 if options.quick else options.repeats),
+            }
             progress.step()
             rows.append(row)
             torch = "-" if row["torch"] is None else f"{row['torch']:.2f}"
