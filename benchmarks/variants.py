@@ -153,7 +153,7 @@ def variants(axis, threads, halves, peers):
     yield from of_dtype(plain, "plain", 1, calls)
     yield from of_options(plain, calls)
     yield from of_layers(plain)
-    ones = np.ones(SHAPE[1])
+    ones = np.ones(SHAPE[1], np.float32)
     double = (plain.dy, ones, ones, plain.dy, plain.x, plain.batch_mean, plain.inv_std, plain.weight)
     yield Variant("backward", "double backward", 5, partial(cbn.batch_norm_double_backward, *double, **plain.common))
     if axis == -1:
