@@ -46,24 +46,6 @@ static CBN_INLINE FN(avec) FN(affine)(const struct FN(span) *span, ptrdiff_t i, 
     return fused ? FN(bent)(v, v, span->bend) : v;
 }
 
-/* In double: for a line that is wide; and with a residual, because the sum of three may be much less than that of two,
- * whose rounding would show. */
-static CBN_INLINE T FN(affine_wide)(const struct FN(span) *span, ptrdiff_t i, double mean, double scale, double shift)
-{
-    double v = ((double)GET_X(span->x[i]) - mean) * scale + shift;
-    if (span->residual)
-        v += (double)GET(span->residual[i]);
-    return FROM_DOUBLE(v <= 0 ? (span->bend.keep ? v * span->bend.slope : 0) : v);
-}
-
-/* CBN_VEC values, with a residual. */
-static CBN_INLINE cbn_vec FN(affine_doubles)(const struct FN(span) *span, ptrdiff_t i, cbn_vec mean, cbn_vec scale,
-                                             cbn_vec shift)
-{
-    const cbn_vec v = (WIDEN_X(span->x + i) - mean) * scale + shift + OF(cbn_widen)(span->residual + i);
-    return cbn_bent(v, v, span->bend);
-}
-
 /* --- spans --- */
 
 static CBN_APART void FN(affine_ones_of)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
@@ -93,45 +75,8 @@ static CBN_INLINE void FN(affine_seam_of)(const struct FN(span) *span, ptrdiff_t
     const A *scale = (const A *)span->out->column[1] + c, *shift = (const A *)span->out->column[2] + c;
     for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
         const A *m = mask + i;
-        const FN(avec) v = FN(affine)(span, at + i, FN(blend)(mean, m), FN(blend)(scale, m), FN(blend)(shift, m), fused);
-        OF(cbn_put)(span->y + at + i, v, streaming);
-    }
-}
-
-/* With a residual. */
-static CBN_APART void FN(wide_ones)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end)
-{
-    const double mean = span->out->mean[c], scale = span->out->scale[c], shift = span->out->shift[c];
-    for (ptrdiff_t i = at; i < end; i++)
-        span->y[i] = FN(affine_wide)(span, i, mean, scale, shift);
-}
-
-static CBN_INLINE void FN(residual_lines)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t end,
-                                          int streaming)
-{
-    const cbn_vec mean = cbn_splat(span->out->mean[c]), scale = cbn_splat(span->out->scale[c]);
-    const cbn_vec shift = cbn_splat(span->out->shift[c]);
-    for (ptrdiff_t i = at; i < end; i += AVEC) {
-        cbn_vec y[DOUBLES];
-        for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC)
-            y[v / CBN_VEC] = FN(affine_doubles)(span, i + v, mean, scale, shift);
-        OF(cbn_put)(span->y + i, FN(rounded)(y), streaming);
-    }
-}
-
-static CBN_INLINE void FN(residual_seam)(const struct FN(span) *span, ptrdiff_t c, ptrdiff_t at, ptrdiff_t left,
-                                         int streaming)
-{
-    const struct cbn_output *out = span->out;
-    const double *mask = cbn_mask.lanes + CBN_LANES - left;
-    for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
-        cbn_vec y[DOUBLES];
-        for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
-            const cbn_vec m = CBN_LOAD(mask + i + v, 0);
-            y[v / CBN_VEC] = FN(affine_doubles)(span, at + i + v, cbn_blend(out->mean + c, m),
-                                                cbn_blend(out->scale + c, m), cbn_blend(out->shift + c, m));
-        }
-        OF(cbn_put)(span->y + at + i, FN(rounded)(y), streaming);
+        const FN(avec) of_mean = FN(blend)(mean, m), of_x = FN(blend)(scale, m), rest = FN(blend)(shift, m);
+        OF(cbn_put)(span->y + at + i, FN(affine)(span, at + i, of_mean, of_x, rest, fused), streaming);
     }
 }
 
@@ -222,30 +167,8 @@ static CBN_INLINE void FN(columns_line)(T *y, const struct FN(span) *span, ptrdi
     const A *mean = (const A *)span->out->column[0], *scale = (const A *)span->out->column[1];
     const A *shift = (const A *)span->out->column[2];
     for (ptrdiff_t i = j; i < j + LINE; i += AVEC, y += AVEC) {
-        const FN(avec) v = FN(affine)(span, i, FN(numbers)(mean + i), FN(numbers)(scale + i), FN(numbers)(shift + i), how);
-        OF(cbn_put)(y, v, streaming);
-    }
-}
-
-/* With a residual the numbers of the columns are doubles. */
-static CBN_APART void FN(residual_some)(const struct FN(span) *span, ptrdiff_t j, ptrdiff_t end, int how)
-{
-    const struct cbn_output *out = span->out;
-    (void)how;
-    for (ptrdiff_t i = j; i < end; i++)
-        span->y[i] = FN(affine_wide)(span, i, out->column[0][i], out->column[1][i], out->column[2][i]);
-}
-
-static CBN_INLINE void FN(residual_line)(T *to, const struct FN(span) *span, ptrdiff_t j, int streaming, int how)
-{
-    const double *mean = span->out->column[0], *scale = span->out->column[1], *shift = span->out->column[2];
-    (void)how;
-    for (ptrdiff_t i = j; i < j + LINE; i += AVEC, to += AVEC) {
-        cbn_vec y[DOUBLES];
-        for (ptrdiff_t v = i; v < i + AVEC; v += CBN_VEC)
-            y[(v - i) / CBN_VEC] =
-                FN(affine_doubles)(span, v, CBN_LOAD(mean + v, 0), CBN_LOAD(scale + v, 0), CBN_LOAD(shift + v, 0));
-        OF(cbn_put)(to, FN(rounded)(y), streaming);
+        const FN(avec) of_x = FN(numbers)(scale + i), rest = FN(numbers)(shift + i);
+        OF(cbn_put)(y, FN(affine)(span, i, FN(numbers)(mean + i), of_x, rest, how), streaming);
     }
 }
 

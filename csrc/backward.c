@@ -21,7 +21,8 @@ static void step_centers(struct cbn_job *job, const struct cbn_region *region, s
     CBN_EACH_CHANNEL (region) {
         const double mean = job->mean[c], offset = mean * job->inv_std[c];
         const double first = cbn_load(job->x, job->dtype, c * job->plan.inner);
-        const int about_zero = !job->ops->is_double && !job->weights && offset * offset <= job->ops->far && first != mean;
+        const int about_zero = !job->ops->is_double && !job->weights && offset * offset <= job->ops->far &&
+                               first != mean;
         job->anchor[c] = about_zero ? 0 : mean;
     }
 }

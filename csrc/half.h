@@ -72,7 +72,7 @@ static inline cbn_bf16 cbn_float_to_bf16(float v)
 }
 
 /* A double cut to the digits of a float, the last one odd if anything was cut off: rounding that once more, to fewer
- * digits, is as good as rounding the double. */
+ * digits, is as good as rounding the double. (Not where the float is subnormal and has fewer digits itself.) */
 static inline float cbn_odd_float(double v)
 {
     uint64_t bits;

@@ -3,8 +3,9 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Included by kernels.h once for each element type, with T (the type), A (the one that is computed in, float or
- * double), FN(name) (its suffix), OF(name) (the suffix of T's vectors), GET, SET and FROM_DOUBLE (one value from T to A,
- * back, and from double, rounded once). Where x has another type than y, also X, LOAD_X, WIDEN_X and GET_X. Everything is static.
+ * double), FN(name) (its suffix), OF(name) (the suffix of T's vectors), GET, SET and FROM_DOUBLE (one value from T to
+ * A, back, and from double, rounded once). Where x has another type than y, also X, LOAD_X, WIDEN_X and GET_X.
+ * Everything is static.
  *
  * Same bits everywhere: a reduction is written as CBN_LANES independent sums, which any vector width computes in the
  * same way, and every other loop is elementwise. Nothing may be reassociated or contracted (-ffp-contract=off). */
@@ -13,6 +14,8 @@
 
 #ifdef X
 #include "outputs_tmpl.h"
+
+#include "residual_tmpl.h"
 
 #include "affine_tmpl.h"
 
@@ -34,6 +37,8 @@ static const struct cbn_ops FN(ops) = {
 #include "sums_columns_tmpl.h"
 
 #include "outputs_tmpl.h"
+
+#include "residual_tmpl.h"
 
 #include "affine_tmpl.h"
 

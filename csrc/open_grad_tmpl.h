@@ -67,7 +67,8 @@ static CBN_INLINE void FN(weighted_lines)(const struct FN(span) *span, ptrdiff_t
             FN(weighted_pass)(span, i, w[i]);
         for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
             const cbn_vec weights = CBN_LOAD(w + at + v, 0);
-            const cbn_vec values = FN(weighted_doubles)(span, at + v, weights, cbn_and((cbn_vec)(weights > 0), used), numbers);
+            const cbn_vec counts = cbn_and((cbn_vec)(weights > 0), used);
+            const cbn_vec values = FN(weighted_doubles)(span, at + v, weights, counts, numbers);
             dx[v / CBN_VEC] = cbn_and(values, (cbn_vec)(weights >= 0));
         }
         OF(cbn_put)(span->y + at, FN(rounded)(dx), streaming);
@@ -104,14 +105,15 @@ static CBN_INLINE void FN(weighted_line)(T *to, const struct FN(span) *span, ptr
     const struct cbn_output *out = span->out;
     const double w = out->weights[out->sample + j / out->block.channels]; /* not masked */
     const cbn_vec counts = CBN_LOAD(cbn_mask.lanes + (w > 0 ? CBN_LANES : 0), 0);
+    const double *mean = out->column[0], *scale = out->column[1], *center = out->column[2], *slope = out->column[3];
     FN(prefetch_inputs)(span, j, how);
     for (ptrdiff_t i = j; span->dresidual && i < j + LINE; i++)
         FN(weighted_pass)(span, i, w);
     for (ptrdiff_t i = j; i < j + LINE; i += AVEC, to += AVEC) {
         cbn_vec dx[DOUBLES];
         for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC) {
-            const struct FN(weighted) numbers = {CBN_LOAD(out->column[0] + i + v, 0), CBN_LOAD(out->column[1] + i + v, 0),
-                                                 CBN_LOAD(out->column[2] + i + v, 0), CBN_LOAD(out->column[3] + i + v, 0)};
+            const struct FN(weighted) numbers = {CBN_LOAD(mean + i + v, 0), CBN_LOAD(scale + i + v, 0),
+                                                 CBN_LOAD(center + i + v, 0), CBN_LOAD(slope + i + v, 0)};
             const cbn_vec used = cbn_and(counts, (cbn_vec)(numbers.slope != 0));
             dx[v / CBN_VEC] = FN(weighted_doubles)(span, i + v, cbn_splat(w), used, numbers);
         }

@@ -2,8 +2,9 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 
-/* --- the two channel sums about an anchor: sum += g, dot += g * d, with d = x - anchor. Forward g = d, backward g = dy,
- * or what of it passes the activation. With weights, forward g = w * d, and backward masked positions are left out --- */
+/* --- the two channel sums about an anchor: sum += g, dot += g * d, with d = x - anchor. Forward g = d, backward
+ * g = dy, or what of it passes the activation. With weights, forward g = w * d, and backward masked positions are left
+ * out --- */
 
 /* What the sums are taken of, at some value; `w` is NULL, or the weight of the first of CBN_LANES values. */
 struct FN(terms) {

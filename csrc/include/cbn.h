@@ -56,8 +56,8 @@ struct cbn_options {
     const double *weights;
 };
 
-/* mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count, where count is outer * inner
- * or, with weights, cbn_count(weights). An empty channel has mean 0 and m2 0. */
+/* mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count, where count is outer *
+ * inner or, with weights, cbn_count(weights). An empty channel has mean 0 and m2 0. */
 CBN_API int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_options *options,
                         enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
@@ -79,7 +79,8 @@ CBN_API int cbn_inference(void *y, const void *x, const void *weight, const void
 
 /* Images: y = activation((x - mean) * scale + shift + residual), with three numbers per channel. 255 * mean,
  * 1 / (255 * std) and 0 make it (x / 255 - mean) / std. If `to_planes`, the value (o, c, i) of x stands at
- * x[(o * inner + i) * channels + c], the channels of a pixel side by side; y and a residual, of floats, are as above. */
+ * x[(o * inner + i) * channels + c], the channels of a pixel side by side; y and a residual, of floats, are as
+ * above. */
 CBN_API void cbn_normalize_images(float *y, const uint8_t *x, const double *mean, const double *scale,
                                   const double *shift, int to_planes, const struct cbn_options *options,
                                   ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);

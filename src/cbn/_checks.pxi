@@ -188,7 +188,7 @@ cdef int check_per_channel(cnp.ndarray array, str name, Py_ssize_t channels) exc
 
 
 cdef class Parameters:
-    """Arrays by channel of one dtype: weight and bias, or the running statistics. That dtype is x's, float32 or float64."""
+    """Arrays by channel of one dtype: weight and bias, or the running statistics. It is x's, float32 or float64."""
     cdef cnp.ndarray x
     cdef Py_ssize_t channels
     cdef object first

@@ -61,8 +61,9 @@ cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, bin
     cdef double divisor = count - 1 if unbiased and count > 1 else count
     if zero_debias and momentum is not None and factor > 0:
         mean_factor = factor / -expm1((tracked[0] + 1) * log1p(-factor))
-    cbn_update_running(data(running.mean), <double *>data(mean), 1, mean_factor, running.dtype, cnp.PyArray_DIM(mean, 0))
-    cbn_update_running(data(running.var), <double *>data(m2), divisor, factor, running.dtype, cnp.PyArray_DIM(mean, 0))
+    cdef Py_ssize_t channels = cnp.PyArray_DIM(mean, 0)
+    cbn_update_running(data(running.mean), <double *>data(mean), 1, mean_factor, running.dtype, channels)
+    cbn_update_running(data(running.var), <double *>data(m2), divisor, factor, running.dtype, channels)
     if tracked != NULL:
         tracked[0] += 1
 
@@ -222,80 +223,7 @@ def inference(object x_given, object running_mean, object running_var, object we
     return y if out is None else out
 
 
-cdef tuple pair(object out, bint residual):
-    """out for dx and for dresidual."""
-    if not residual:
-        return out, None
-    if out is None:
-        return None, None
-    if not isinstance(out, tuple) or len(out) != 2:
-        raise TypeError(f"out must be a pair of arrays, for dx and dresidual; got {type(out).__name__}")
-    return out
-
-
-cdef cnp.ndarray residual_output(object out, cnp.ndarray dx, Options options, cnp.ndarray x, cnp.ndarray dy,
-                                 int axis, Triple *t):
-    """The array for dresidual, which is written before dx has been computed from what it overlaps."""
-    cdef cnp.ndarray array = output(out, x, axis, t, "out[1]")
-    if out is not None:
-        for name, other in (("dx", dx), ("x", x), ("dy", dy), ("y", options.y), ("weights", options.weights)):
-            if other is not None and may_overlap(array, other):
-                raise ValueError(f"out[1] must share no memory with {name}; got an overlap")
-    options.dresidual = array
-    options.c.dresidual = cnp.PyArray_DATA(array)
-    return array
-
-
-def backward(object dy_given, object x_given, object mean, object inv_std, object weight, object axis, bint training,
-             object out, object num_threads, object activation=None, object negative_slope=0.01, object y=None,
-             bint residual=False, object mask=None, object sample_weight=None):
-    """dx, dweight, dbias, and dresidual if `residual`."""
-    cdef Triple t
-    cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
-    cdef cnp.ndarray dy_array = as_array(dy_given, "dy"), dy = dy_array
-    cdef int ax = channel_axis(axis, x)
-    cdef int n_threads = threads(num_threads, x), status
-    cdef cnp.ndarray m, s, w, dx, dweight, dbias, dresidual = None
-    cdef Parameters parameters
-    cdef Options options
-    cdef cnp.npy_intp channels
-    cdef cbn_dtype dtype, param_dtype
-    x = lay_out(x, ax, &t)
-    dy = same_kind(dy, "dy", x, &t, ax)
-    parameters = Parameters(x, t.channels)
-    w = parameters.given(weight, "weight")
-    m, s = per_channel_double(mean, "mean", t.channels), per_channel_double(inv_std, "inv_std", t.channels)
-    dtype, param_dtype = <cbn_dtype>dtype_of(x), parameters.dtype
-    options = options_of(activation, negative_slope, None, mask, sample_weight, x, &t, ax)
-    if activation is not None:
-        options.set_y(y, x, &t, ax)
-    if options is None and residual:
-        options = Options(None, negative_slope)
-    dx_out, dresidual_out = pair(out, residual)
-    dx = output(dx_out, x, ax, &t)
-    if dx_out is not None:
-        check_same_or_apart(dx, x_array, "x", ax, &t)
-        check_same_or_apart(dx, dy_array, "dy", ax, &t)
-        check_apart(dx, w, "weight")
-        check_apart(dx, m, "mean")
-        check_apart(dx, s, "inv_std")
-        if options is not None and options.y is not None:
-            check_same_or_apart(dx, as_array(y, "y"), "y", ax, &t)
-    if residual:
-        dresidual = residual_output(dresidual_out, dx, options, x, dy, ax, &t)
-    channels = t.channels
-    dweight = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
-    dbias = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
-    cdef const cbn_options *c_options = pointer(options)
-    with nogil:
-        status = cbn_backward(data(dx), data(dweight), data(dbias), data(dy), data(x), data(w), <double *>data(m),
-                              <double *>data(s), training, c_options, dtype, param_dtype, t.outer, t.channels,
-                              t.inner, n_threads)
-    succeed(status)
-    dx_result = dx if dx_out is None else dx_out
-    if not residual:
-        return dx_result, dweight, dbias
-    return dx_result, dweight, dbias, (dresidual if dresidual_out is None else dresidual_out)
+include "_backward.pxi"
 
 
 def moments(object x_given, object axis, object num_threads, object mask=None, object sample_weight=None):

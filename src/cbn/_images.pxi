@@ -8,7 +8,8 @@ cdef cnp.ndarray as_images(object value):
         raise TypeError("images must be an array without a mask; got a masked array")
     cdef cnp.ndarray array = np.asarray(value)
     if cnp.PyArray_TYPE(array) != cnp.NPY_UBYTE:
-        hint = ": if its values are 0 to 255, cast it with images.astype(np.uint8)" if array.dtype.kind in "biuf" else ""
+        is_number = array.dtype.kind in "biuf"
+        hint = ": if its values are 0 to 255, cast it with images.astype(np.uint8)" if is_number else ""
         raise TypeError(f"images must be uint8; got {dtype_name(array)}{hint}")
     return array
 
@@ -37,8 +38,8 @@ cdef cnp.ndarray image_std(object std, Py_ssize_t channels):
 cdef tuple image_line(cnp.ndarray mean, cnp.ndarray std, object layer_line):
     """mean, scale and shift as C takes them.
 
-    With a layer's mean m, scale s and shift b: ((x / 255 - mean) / std - m) * s + b, where all that is subtracted from x
-    is one number, so that x near to it costs no digits.
+    With a layer's mean m, scale s and shift b: ((x / 255 - mean) / std - m) * s + b, where all that is subtracted from
+    x is one number, so that x near to it costs no digits.
     """
     m, s, b = (0.0, 1.0, 0.0) if layer_line is None else layer_line
     with np.errstate(all="ignore"):  # as in C

@@ -114,7 +114,7 @@ cdef cnp.ndarray same_kind(cnp.ndarray value, str name, cnp.ndarray x, Triple *t
 
 cdef Options options_of(object activation, object negative_slope, object residual, object mask, object sample_weight,
                         cnp.ndarray x, Triple *triple, int axis, bint weighs=True):
-    """None where there is nothing that a plain call does not do; mask and weights are only checked unless it `weighs`."""
+    """None where there is nothing but a plain call. Mask and weights are only checked, unless it `weighs`."""
     cdef Options options
     if activation is None and residual is None and mask is None and sample_weight is None:
         return None

@@ -1,17 +1,16 @@
 """layer: batch normalization with parameters, running statistics and a backward pass."""
 
-import copy
 import threading
-from collections import OrderedDict
 
 import numpy as np
 
-from . import _core, batches, checkpoint, options, verify
+from . import _core, batches, options, verify
+from .state import State
 
 __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
 
-class BatchNorm:
+class BatchNorm(State):
     """Batch normalization over any channel axis, with torch's attributes and state.
 
     Parameters
@@ -265,114 +264,9 @@ class BatchNorm:
             wanted = " or ".join(f"{r}D" for r in self._ranks)
             raise ValueError(f"expected {wanted} input (got {rank}D input)")
 
-    # --- modes and state ---
-
     def _forget(self):
         self._saved, self._why_none = None, "none"
         self.batch_mean = self.batch_inv_std = None
-
-    def train(self, mode=True):
-        """Switch to training mode (or evaluation mode, if mode is false), and return the layer."""
-        self.training = bool(mode)
-        if not self.training:
-            self._forget()  # inference holds no memory
-        return self
-
-    def eval(self):
-        """Switch to evaluation mode, letting go of what `backward` needs, and return the layer."""
-        return self.train(False)
-
-    def reset_running_stats(self):
-        """Set the running statistics to 0 (mean) and 1 (var), those of renorm, too, and num_batches_tracked to 0."""
-        if self.running_mean is not None:
-            with self._lock:
-                self.running_mean[...] = 0
-                self.running_var[...] = 1
-                self.num_batches_tracked[...] = 0
-                if self.renorm_mean is not None:
-                    self.renorm_mean[...] = 0
-                    self.renorm_std[...] = 1
-
-    def reset_parameters(self):
-        """Reset the running statistics, and set weight to 1 and bias to 0."""
-        self.reset_running_stats()
-        if self.weight is not None:
-            self.weight[...] = 1
-        if self.bias is not None:
-            self.bias[...] = 0
-
-    def _state(self):
-        names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "renorm_mean", "renorm_std")
-        return OrderedDict((name, getattr(self, name)) for name in names if getattr(self, name) is not None)
-
-    def state_dict(self):
-        """Return copies of parameters and statistics, with torch's keys in torch's order.
-
-        Returns
-        -------
-        OrderedDict of ndarray
-            ``_metadata`` holds the version (2) and eps. ``torch.from_numpy`` of each makes it a state for torch.
-        """
-        with self._lock:
-            state = OrderedDict((name, value.copy()) for name, value in self._state().items())
-        state._metadata = OrderedDict({"": {"version": 2, "eps": self.eps}})
-        return state
-
-    def load_state_dict(self, state, strict=True):
-        """Copy parameters and statistics from a state, such as torch's.
-
-        Parameters
-        ----------
-        state : dict of array_like
-            Arrays or CPU tensors. ``num_batches_tracked`` may be missing unless the metadata says version 2, as in
-            torch's old states; it is then 0.
-        strict : bool
-            Whether the keys must be exactly this layer's.
-
-        Returns
-        -------
-        LoadResult
-            The keys that were missing, and those that were not expected.
-
-        Raises
-        ------
-        ValueError
-            For missing or unexpected keys (if strict), wrong shapes, negative variances, or an eps in the metadata
-            that is not this layer's. Nothing has been changed then.
-        TypeError
-            For values that are no real numbers.
-        """
-        return checkpoint.load_state(self, state, strict)
-
-    def save(self, path):
-        """Write the layer to a ``.npz`` file: its state, options and class. An existing file is replaced at once."""
-        checkpoint.save(self, path)
-
-    @classmethod
-    def load(cls, path):
-        """Read a layer from a ``.npz`` file that `save` wrote. Nothing in the file is ever executed.
-
-        Returns
-        -------
-        BatchNorm
-            Of the class that was saved, in training mode.
-
-        Raises
-        ------
-        ValueError
-            If the file is no such file, is damaged, or holds a layer of another class.
-        """
-        return checkpoint.load(cls, path)
-
-    def __getstate__(self):
-        with self._lock:
-            state = {name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("_lock", "_saved")}
-        return state
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._saved, self._why_none = None, "a copy of a layer"
-        self._lock = threading.Lock()
 
     # --- tools ---
 

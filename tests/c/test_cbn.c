@@ -281,8 +281,8 @@ static void check_empty(void)
     float dweight[3] = {1, 1, 1}, dbias[3] = {1, 1, 1};
     CHECK(!cbn_forward(NULL, mean, m2, inv_std, NULL, NULL, NULL, 0.25, NULL, CBN_FLOAT32, CBN_FLOAT32, 0, 3, 4, 2));
     CHECK(mean[2] == 0 && m2[2] == 0 && inv_std[2] == 2);
-    CHECK(!cbn_backward(NULL, dweight, dbias, NULL, NULL, NULL, mean, inv_std, 1, NULL, CBN_FLOAT32, CBN_FLOAT32, 2, 3, 0,
-                        2));
+    CHECK(!cbn_backward(NULL, dweight, dbias, NULL, NULL, NULL, mean, inv_std, 1, NULL, CBN_FLOAT32, CBN_FLOAT32, 2,
+                        3, 0, 2));
     CHECK(dweight[2] == 0 && dbias[2] == 0);
     dweight[2] = 1;
     CHECK(!cbn_double_backward(NULL, NULL, dweight, NULL, NULL, NULL, NULL, NULL, NULL, mean, inv_std, 1, CBN_FLOAT32,
