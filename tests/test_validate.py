@@ -64,7 +64,11 @@ FORWARD = [
         TypeError,
         "weight must have dtype float32 or float64, or that of x, float32; got float16",
     ),
-    ({"weight": THREE, "bias": THREE.astype(float)}, TypeError, "bias must have the dtype of weight; got float64"),
+    (
+        {"weight": THREE, "bias": THREE.astype(float)},
+        TypeError,
+        "bias must have dtype float32, as weight has; got float64",
+    ),
     ({"weight": THREE.astype(int)}, TypeError, "weight must be float32, float64, float16 or bfloat16; got int64"),
     ({"weight": np.ma.masked_array(THREE)}, TypeError, "weight must be an array without a mask; got a masked array"),
     ({"eps": -1e-5}, ValueError, "eps must be a finite number >= 0; got -1e-05"),
@@ -176,7 +180,12 @@ STATISTICS = [
         ValueError,
         "running_var must be >= 0 in every channel; got -2.0 in channel 1",
     ),
-    ({"running_var": np.ones(3)}, True, TypeError, "running_var must have the dtype of running_mean; got float64"),
+    (
+        {"running_var": np.ones(3)},
+        True,
+        TypeError,
+        "running_var must have dtype float32, as running_mean has; got float64",
+    ),
     (
         {"running_mean": [0.0, 0.0, 0.0]},
         True,

@@ -10,8 +10,8 @@
  * - outputs come first, then inputs, parameters, sizes; arguments are trusted, not checked;
  * - arrays have the element type named by `dtype`; weight, bias, dweight and dbias have the one named by `param_dtype`,
  *   running_mean and running_var the one named by `stat_dtype`; mean, m2 and inv_std are always double;
- * - weight and bias may be NULL (1 and 0), options may be NULL (none); y and dx may be exactly x or dy, but no other
- *   overlap is allowed;
+ * - weight and bias may be NULL (1 and 0), options may be NULL (none); y may be exactly x or the residual, dx exactly
+ *   x, dy or options->y, but no other overlap is allowed;
  * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller;
  * - the return value is CBN_OK, or CBN_NO_MEMORY, after which the outputs are unspecified and inputs untouched.
  */

@@ -147,18 +147,22 @@ class Expected:
         largest = [np.abs(mean), np.abs(var)]
         tracked = int(layer.num_batches_tracked)
         for part in self.parts:
-            finite = np.isfinite(part.mean).all() and np.isfinite(part.m2).all()
-            if not part.count or (layer.nonfinite == "skip" and not finite):
+            if not part.count:
                 continue
-            tracked += 1
-            factor = 1 / tracked if layer.momentum is None else layer.momentum
-            of_mean = factor / (1 - (1 - factor) ** tracked) if layer.zero_debias and layer.momentum else factor
+            factor = 1 / (tracked + 1) if layer.momentum is None else layer.momentum
+            of_mean = factor / (1 - (1 - factor) ** (tracked + 1)) if layer.zero_debias and layer.momentum else factor
+            before = mean, var
             mean = (1 - of_mean) * mean + of_mean * part.mean
             new = part.m2 / (part.count - 1 if part.count > 1 else 1)
             if layer.renorm:  # not frozen
                 var = np.square((1 - factor) * np.sqrt(var + eps) + factor * np.sqrt(part.var + eps)) - eps
             else:
                 var = (1 - factor) * var + factor * new
+            held = all(np.isfinite(v.astype(layer.dtype)).all() for v in (mean, var))
+            if layer.nonfinite == "skip" and not held:
+                mean, var = before
+                continue
+            tracked += 1
             for k, value in enumerate((np.abs(part.mean) + np.sqrt(part.var), new)):
                 largest[k] = np.maximum(largest[k], value)
         return (mean, var), largest

@@ -37,8 +37,8 @@ class BatchNorm(State):
     dtype : float32, float64, float16 or bfloat16
         Of the parameters and running statistics. x must have it too, unless it is float32 or float64.
     nonfinite : "propagate", "raise" or "skip"
-        What a training batch does whose mean or variance is not finite in some channel: the running statistics become
-        so, too; ValueError, naming the channel; or the running statistics and the counter stay as they are.
+        What a training batch does after which some channel's mean, variance or running statistic would not be finite:
+        it becomes so; ValueError, naming the channel; or the running statistics and the counter stay as they are.
     one_value : "error" or "zero_var"
         What a training batch does that has one value per channel: ValueError, as in torch; or y is the bias, as in
         TensorFlow, Keras and ONNX, and the running variance takes a 0.
@@ -67,9 +67,9 @@ class BatchNorm(State):
     weight, bias : ndarray of dtype, shape (C,), or None
     running_mean, running_var : ndarray of dtype, shape (C,), or None
         ``running = (1 - momentum) * running + momentum * new`` after each training call, with the batch's mean and
-        unbiased variance (m2 / (n - 1)). They start as 0 and 1.
+        unbiased variance (m2 / (n - 1)); see `renorm` for another variance. They start as 0 and 1.
     num_batches_tracked : ndarray of int64, shape (), or None
-        Training calls so far that were not empty.
+        Training batches so far that were not empty, not skipped, and not in a frozen layer; ghost batches count singly.
     weight_grad, bias_grad : ndarray of dtype, shape (C,), or None
         Of the last `backward`; overwritten by the next.
     batch_mean, batch_inv_std : ndarray of float64, shape (C,), or None
@@ -82,7 +82,8 @@ class BatchNorm(State):
     ------
     TypeError, ValueError
         For arguments of the wrong kind or out of range, and for options that exclude each other: renorm with
-        virtual_batch_size or with zero_debias.
+        virtual_batch_size or zero_debias; renorm, frozen or zero_debias without running statistics; ghost batches
+        along axis 0.
 
     Notes
     -----
