@@ -37,6 +37,8 @@ static CBN_INLINE void FN(residual_lines)(const struct FN(span) *span, ptrdiff_t
     const cbn_vec shift = cbn_splat(span->out->shift[c]);
     for (ptrdiff_t i = at; i < end; i += AVEC) {
         cbn_vec y[DOUBLES];
+        cbn_prefetch(span->x + i + CBN_PREFETCH);
+        cbn_prefetch(span->residual + i + CBN_PREFETCH);
         for (ptrdiff_t v = 0; v < AVEC; v += CBN_VEC)
             y[v / CBN_VEC] = FN(affine_doubles)(span, i + v, mean, scale, shift);
         OF(cbn_put)(span->y + i, FN(rounded)(y), streaming);
