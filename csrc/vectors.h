@@ -91,7 +91,7 @@ static CBN_INLINE void cbn_put_bf16(cbn_bf16 *to, cbn_floats v, int streaming)
 /* images with a residual, which are too rare for more */
 static CBN_INLINE cbn_vec cbn_widen_u8(const uint8_t *p)
 {
-    cbn_vec v;
+    cbn_vec v = {0};
     for (int l = 0; l < CBN_VEC; l++)
         v[l] = (double)p[l];
     return v;
