@@ -41,6 +41,14 @@ cpdef object unmasked(object value, str name):
     return np.asarray(value)
 
 
+cpdef object real(object value, str name):
+    """value as an array of real numbers, of any dtype that has them."""
+    cdef cnp.ndarray array = unmasked(value, name)
+    if array.dtype.kind not in "iuf" and dtype_of(array) < 0:
+        raise TypeError(f"{name} must be an array of real numbers; got {array.dtype}")
+    return array
+
+
 cdef cnp.ndarray as_array(object value, str name, bint images=False):
     """value as an aligned native array of real numbers, or of uint8 if `images`, copied only if it is not one."""
     cdef cnp.ndarray array
@@ -75,7 +83,7 @@ cdef bint has_layout(cnp.ndarray array, int axis, Triple *triple):
     return is_channels_last(array, axis) if triple.channels_last else cnp.PyArray_IS_C_CONTIGUOUS(array)
 
 
-cdef int channel_axis(object axis, cnp.ndarray x, str name="x", int least=2) except -1:
+cpdef int channel_axis(object axis, cnp.ndarray x, str name="x", int least=2) except -1:
     cdef int ndim = cnp.PyArray_NDIM(x)
     if ndim < least:
         raise ValueError(f"{name} must have rank {least} or more; got shape {np.shape(x)}")

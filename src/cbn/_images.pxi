@@ -14,9 +14,7 @@ cdef cnp.ndarray as_images(object value):
 
 cdef cnp.ndarray image_numbers(object value, str name, Py_ssize_t channels):
     """mean or std as doubles: finite numbers, one per channel."""
-    cdef cnp.ndarray array = unmasked(value, name)
-    if array.dtype.kind not in "iuf" and dtype_of(array) < 0:
-        raise TypeError(f"{name} must be an array of real numbers; got {dtype_name(array)}")
+    cdef cnp.ndarray array = real(value, name)
     check_per_channel(array, name, channels)
     array = np.ascontiguousarray(array, dtype=np.float64)
     if not np.isfinite(array).all():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from . import comparison, explain_command, runtime, selfcheck
-from .files import UserError, read_array
+from .files import UserError, check_target, read_array
 
 __all__ = ["main"]
 
@@ -81,12 +81,6 @@ def parse(arguments):
     if options.plot:
         check_plot(options.plot)
     return options
-
-
-def check_target(name, path):
-    """Refuse a file that cannot be written before the work, not after it."""
-    if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-        raise UserError(f"{name} must be a file that can be written; got {path}")
 
 
 def check_plot(path):

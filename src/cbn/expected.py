@@ -9,13 +9,6 @@ from .report import STATISTIC_ULP, Comparison, error_in_ulp, relative_bound
 __all__ = ["Expected"]
 
 
-def _inverse_std(layer, var):
-    if layer.convention.eps_place == "inside":
-        return reference._inverse_std(var, layer.eps)
-    std = np.sqrt(var) + layer.eps
-    return np.divide(1, std, out=np.zeros_like(std), where=std != 0)
-
-
 class Part:
     """One batch: all of x, or a ghost batch. Its statistics, and the weight and bias that it is normalized with."""
 
@@ -30,7 +23,7 @@ class Part:
             self.count, self.mean, m2 = reference.statistics(self.x, layer.axis, **self.weights)
             self.var = m2 / (self.count or 1)
             self.m2 = m2
-        self.inv_std = _inverse_std(layer, self.var)
+        self.inv_std = reference._inverse_std(self.var, layer.eps, layer.convention.eps_place)
         self.weight, self.bias, self.r, self.d = layer.weight, layer.bias, 1, 0
         self.spread_of_stds = 1
         if layer.renorm and not layer.frozen:
@@ -189,5 +182,5 @@ class Expected:
         part.part, part.x, part.given = slice(None), self.x, self.given
         part.weight, part.bias = self.layer.weight, self.layer.bias
         part.mean = reference._wide(twin.running_mean)
-        part.inv_std = _inverse_std(twin, reference._wide(twin.running_var))
+        part.inv_std = reference._inverse_std(reference._wide(twin.running_var), twin.eps, twin.convention.eps_place)
         yield part.line("inference", y)

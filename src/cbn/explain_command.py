@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .conventions import NAMES
 from .explanation import explain
-from .files import UserError, read_array, read_arrays
+from .files import UserError, check_target, read_array, read_arrays
 
 __all__ = ["run"]
 
@@ -31,6 +31,7 @@ def _parse(arguments):
 def run(arguments):
     """Print the answer, and return the exit status: 1 if nothing fits."""
     options = _parse(arguments)
+    check_target("--json", options.json)
     given = {}
     for path in options.files:
         name = {".npy": "y", ".npz": "state"}.get(path.suffix)
@@ -46,9 +47,5 @@ def run(arguments):
         raise UserError(str(error)) from None
     print(found)
     if options.json:
-        try:
-            options.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
-        except OSError as error:
-            text = f"--json must be a file that can be written; got {options.json}: {error.strerror}"
-            raise UserError(text) from None
+        options.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
     return 0 if found.conventions else 1

@@ -1,11 +1,11 @@
 """explanation: which convention another system used, found from what it made of a batch."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import _core, conventions, reference
+from .evidence import explain_running, explain_y
 from .report import EPS
 
 __all__ = ["Explanation", "explain"]
@@ -17,7 +17,6 @@ _NAMES = {
     "running_mean": ("running_mean", "moving_mean", "input_mean", "mean"),
     "running_var": ("running_var", "moving_variance", "input_var", "var"),
 }
-_EPS = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _SOURCES = {
     "batch": "the batch's own statistics",
     "batch, unbiased": "the batch's own statistics, with the unbiased variance",
@@ -124,11 +123,11 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
     Notes
     -----
     y is compared, in a wider precision than float64, with all ways of normalizing: for eps of 0 and of the powers of
-    ten from 1e-8 to 0.1, or if none of these fits for the one that the slope of y over x shows. What is within 8 units
-    in the last place of y's dtype fits, or ``1 + abs(mean) / std`` times that. momentum is the least-squares solution
-    of ``running_mean = (1 - new) * before + new * mean``, as exact as the dtypes of the states allow; then running_var
-    is compared with each variance. Activations other than relu, residuals, masks and several calls at once are not
-    looked for.
+    ten from 1e-8 to 0.1, or if none of these fits inside the root for the one that the slope of y over x shows. What is
+    within 8 units in the last place of y's dtype fits, or ``1 + abs(mean) / std`` times that. momentum is the
+    least-squares solution of ``running_mean = (1 - new) * before + new * mean``, as exact as the dtypes of the states
+    allow; then running_var is compared with each variance. Activations other than relu, residuals, masks and several
+    calls at once are not looked for.
 
     Examples
     --------
@@ -149,7 +148,7 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
     """
     assumed = conventions.named(assumed)
     x = _real(x, "x")
-    axis = _axis(axis, x)
+    axis = _core.channel_axis(axis, x)
     after = _State(state, "state", x.shape[axis])
     old = _State(before, "before", x.shape[axis])
     if y is None and after.mean is None:
@@ -158,12 +157,12 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
         statistics = reference.statistics(x, axis)
         if statistics[0] < 2 or not x.size:
             raise ValueError(f"x must have a channel, and more than 1 value in each; got shape {x.shape}")
-        found = {} if y is None else _explain_y(x, _given_y(y, x), axis, statistics, after, old)
+        found = {} if y is None else explain_y(x, _given_y(y, x), axis, statistics, after, old)
         sources = found.get("normalized_with", ("batch",))
         if after.mean is not None and "batch" not in sources and before is None and y is not None:
             moved = {"notes": ("y is no training output: `before` is needed to see whether the statistics moved",)}
         else:
-            moved = {} if after.mean is None else _explain_running(statistics, after, old)
+            moved = {} if after.mean is None else explain_running(statistics, after, old)
     notes = (*found.pop("notes", ()), *moved.pop("notes", ()))
     doubt, refuted = moved.pop("doubt", 0.0), moved.pop("refuted", False)
     refuted = refuted or (y is not None and not found) or sources == ("batch, unbiased",)
@@ -182,18 +181,7 @@ def _real(value, name):
         except Exception as error:  # a tensor that needs a gradient, a ragged list
             text = (str(error).splitlines() or [type(error).__name__])[0]
             raise TypeError(f"{name} must be an array of real numbers; got {type(value).__name__}: {text}") from None
-    value = _core.unmasked(value, name)
-    if value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be an array of real numbers; got {value.dtype}")
-    return value
-
-
-def _axis(axis, x):
-    if x.ndim < 2:
-        raise ValueError(f"x must have rank 2 or more; got shape {x.shape}")
-    if not -x.ndim <= _core.check_integer(axis, "axis") < x.ndim:
-        raise ValueError(f"axis must lie between {-x.ndim} and {x.ndim - 1} for x of rank {x.ndim}; got {axis}")
-    return axis % x.ndim
+    return _core.real(value, name)
 
 
 def _given_y(y, x):
@@ -222,122 +210,6 @@ class _State:
             raise ValueError(f"{name} must have arrays like weight or running_mean; got {', '.join(map(str, state))}")
         if (self.mean is None) != (self.var is None):
             raise ValueError(f"{name} must have both running statistics or neither; got one")
-
-
-# --- y ---
-
-
-def _inverse(var, eps, place):
-    std = np.sqrt(var + eps) if place == "inside" else np.sqrt(var) + eps
-    return np.divide(1, std, out=np.zeros_like(std), where=std != 0)
-
-
-def _slopes(x, y, axis, weight, rectified):
-    """What inv_std must have been in each channel, by least squares; NaN where y does not show it."""
-    x, y = reference._by_channel(x, axis), reference._by_channel(y, axis)
-    used = y > 0 if rectified else np.ones(y.shape, bool)
-    n = used.sum(axis=1, keepdims=True)
-    x, y = (np.where(used, v - np.sum(v, axis=1, keepdims=True, where=used) / n, 0) for v in (x, y))
-    return (x * y).sum(axis=1) / (x * x).sum(axis=1) / (1 if weight is None else weight)
-
-
-def _candidates(sources, inverse):
-    """Ways of normalizing: with the usual eps; with those that the slopes show at a small variance, rounded and not."""
-    usual, rounded, raw = [], [], []
-    for (name, (mean, var)), place in itertools.product(sources.items(), ("inside", "outside")):
-        usual += [(name, eps, place, mean, var) for eps in _EPS]
-        eps = 1 / inverse**2 - var if place == "inside" else 1 / inverse - np.sqrt(var)
-        if np.isfinite(eps).any():
-            eps = float(eps[np.nanargmin(np.where(np.isfinite(eps), var, np.nan))])
-            if eps > 0:
-                rounded.append((name, float(f"{eps:.3g}"), place, mean, var))
-                raw.append((name, eps, place, mean, var))
-    return usual, rounded, raw
-
-
-def _explain_y(x, y, axis, statistics, state, before):
-    count, mean, m2 = statistics
-    sources = {"batch": (mean, m2 / count), "batch, unbiased": (mean, m2 / (count - 1))}
-    for name, arrays in (("running", state), ("running, before", before)):
-        if arrays.mean is not None:
-            sources[name] = arrays.mean, arrays.var
-    weight, bias = (getattr(state if getattr(state, n) is not None else before, n) for n in ("weight", "bias"))
-    wide = reference._wide(y)
-    rectified, best = bool((wide >= 0).all()), np.inf
-    precision = 8 * EPS.get(y.dtype.name, EPS["float32"])
-
-    def fitting(ways):
-        nonlocal best
-        for name, eps, place, m, v in ways:
-            inverse = _inverse(v, eps, place)
-            line = reference._affine(x, m, inverse, weight, bias, axis)
-            exact = np.maximum(line, 0) if rectified else line
-            size = max(np.abs(exact).max(), 1e-300)
-            error = float(np.abs(wide - exact).max() / size)
-            allowed = precision * float(1 + np.max(np.abs(m) * inverse))
-            best = min(best, error if np.isfinite(error) else np.inf)
-            if error <= allowed:
-                yield name, eps, place, bool(rectified and line.min() < -allowed * size)
-
-    usual, rounded, raw = _candidates(sources, _slopes(reference._wide(x), wide, axis, weight, rectified))
-    fits = list(fitting(usual))
-    if not any(place == "inside" and name != "batch, unbiased" for name, _, place, _ in fits):
-        fits += fitting(rounded)  # an unusual eps is no rarer than a wrong place or variance
-    fits = fits or list(fitting(raw))
-    if not fits:
-        text = f"no way of normalizing comes nearer to y than {best:.2g} of its largest value"
-        return {"notes": (f"{text}: is weight or bias missing, or another step fused in?",)}
-    names, eps, places, clipped = (tuple(dict.fromkeys(values)) for values in zip(*fits, strict=True))
-    found = {"normalized_with": names, "eps": eps, "eps_place": ("inside",) if eps == (0.0,) else places}
-    ambiguous = len(eps) > 1 or len(found["eps_place"]) > 1 or {"batch", "batch, unbiased"} <= set(names)
-    notes = ("x cannot tell these apart; one with a smaller variance and fewer values could",) if ambiguous else ()
-    return found | {"activation": "relu" if clipped == (True,) else None, "notes": notes}
-
-
-# --- running statistics ---
-
-
-def _explain_running(statistics, state, before):
-    """momentum and variance, or `refuted`; `doubt` is what the precision of the states leaves open of momentum."""
-    count, mean, m2 = statistics
-    old_mean, old_var = (0 * mean, 0 * mean + 1) if before.mean is None else (before.mean, before.var)
-    precision, batch = max(state.precision, before.precision), m2 / count
-    step, moved = mean - old_mean, state.mean - old_mean
-    if not moved.any() and np.array_equal(state.var, old_var):
-        return {"notes": ("the running statistics have not moved: evaluation, or a momentum that keeps all",)}
-    rounding = 2 * precision * np.maximum(np.abs(old_mean), np.abs(state.mean))
-    square = float((step**2).sum())
-    new, doubt = float((moved * step).sum() / square), float((rounding * np.abs(step)).sum() / square)
-    others = 1e-5 * abs(new) * (np.abs(mean) + np.sqrt(batch))  # what other systems' float32 statistics are off by
-    is_average = (np.abs(moved - new * step) <= 4 * rounding + others).all()
-    if not (is_average and -4 * doubt <= new <= 1 + 4 * doubt + 1e-6):
-        text = "running_mean is no average of the old one and the batch's mean"
-        return {"refuted": True, "notes": (f"{text}: was there one call since `before`, without a mask or renorm?",)}
-    kinds = {
-        "unbiased": (1 - new) * old_var + new * m2 / (count - 1),
-        "biased": (1 - new) * old_var + new * batch,
-        "deviation": ((1 - new) * np.sqrt(old_var) + new * np.sqrt(batch)) ** 2,
-    }
-    allowed = 4 * precision * np.maximum(old_var, state.var) + 2 * doubt * np.abs(batch - old_var)
-    allowed += 1e-5 * abs(new) * batch
-    fits = tuple(kind for kind, var in kinds.items() if (np.abs(state.var - var) <= allowed).all())
-    notes = ("the running variances cannot be told apart; fewer values per channel could",) if len(fits) > 1 else ()
-    if not fits:
-        return {"refuted": True, "notes": ("running_var fits no variance with the momentum that running_mean shows",)}
-    if doubt > 1e-3 * new:
-        notes += (f"the mean moved too little to show the momentum better than to {doubt:.1g}",)
-    return {"momentum": min(max(new, 0.0), 1.0), "variance": fits, "doubt": doubt, "notes": notes + _calls(new, doubt)}
-
-
-def _calls(new, doubt):
-    """A note if it looks like several calls with one batch."""
-    known = [conventions.named(name) for name in conventions.NAMES]
-    for kept in sorted({1 - c.weight_of_new(c.momentum) for c in known if c.momentum}):
-        if 0 < kept < 1 and 0 < new < 1:
-            calls = np.log(1 - new) / np.log(kept)
-            if 1.5 < calls < 20 and abs(calls - round(calls)) < 1e-3 + 4 * doubt:
-                return (f"{1 - new:.4g} is {kept:.4g}**{round(calls)}: as after {round(calls)} calls with this batch",)
-    return ()
 
 
 # --- conventions ---

@@ -1,14 +1,21 @@
 """files: arrays from files that the command line names, never unpickled, and what is wrong with a request."""
 
+import os
 import zipfile
 
 import numpy as np
 
-__all__ = ["UserError", "read_array", "read_arrays"]
+__all__ = ["UserError", "check_target", "read_array", "read_arrays"]
 
 
 class UserError(Exception):
     """A request that cannot be met; its text is for the user."""
+
+
+def check_target(name, path):
+    """Refuse a file that cannot be written before the work, not after it."""
+    if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        raise UserError(f"{name} must be a file that can be written; got {path}")
 
 
 def _read(path, name, kind, read):

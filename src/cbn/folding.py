@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core, options
-from .convolution import convolve
+from .convolution import difference
 from .layer import BatchNorm
 
 __all__ = ["fold_affine", "fold_conv", "fold_linear"]
@@ -175,17 +175,10 @@ def _line(norm, name="norm"):
         return norm.affine_map()
     if not isinstance(norm, tuple | list) or len(norm) != 2:
         raise TypeError(f"{name} must be a BatchNorm or a pair of scale and shift; got {type(norm).__name__}")
-    scale, shift = (_numbers(value, f"{name}[{k}]") for k, value in enumerate(norm))
+    scale, shift = (_core.real(value, f"{name}[{k}]").astype(np.float64) for k, value in enumerate(norm))
     if scale.ndim != 1 or scale.shape != shift.shape:
         raise ValueError(f"{name} must have two arrays of one shape (C,); got {scale.shape} and {shift.shape}")
     return scale, shift
-
-
-def _numbers(value, name):
-    value = _core.unmasked(value, name)
-    if value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be an array of real numbers; got {value.dtype}")
-    return value.astype(np.float64)
 
 
 def _weight(weight, least, most=None):
@@ -236,7 +229,7 @@ def _fold(given, bias, norm, axis, following, verify, groups=1, transposed=False
     of, channels = ("input", groups * into) if _core.check_flag(following, "following") else ("output", groups * out)
     if scale.size != channels:
         raise ValueError(f"norm must have {channels} channels, the {of} channels of weight; got {scale.size}")
-    bias = np.zeros(groups * out) if bias is None else _numbers(bias, "bias")
+    bias = np.zeros(groups * out) if bias is None else _core.real(bias, "bias").astype(np.float64)
     if bias.shape != (groups * out,):
         raise ValueError(f"bias must have shape ({groups * out},), one value per output channel; got {bias.shape}")
     padded = None if padding is None else _is_padded(padding)
@@ -249,7 +242,7 @@ def _fold(given, bias, norm, axis, following, verify, groups=1, transposed=False
     folded = Folded(np.ascontiguousarray(result), new_bias)
     if verify is not None and verify is not False:
         rounded = new.astype(np.float64), new_bias.astype(np.float64)
-        folded.error = _error((kernel, bias), rounded, (scale, shift), following, transposed, verify)
+        folded.error = difference((kernel, bias), rounded, (scale, shift), following, transposed, verify)
     return folded
 
 
@@ -281,33 +274,3 @@ def _check_borders(transposed, padded):
         )
     elif padded:
         raise ValueError("padding must be 0 for a following convolution, unless norm has no shift; got more")
-
-
-# --- verification ---
-
-
-def _error(before, after, line, following, transposed, sample):
-    """The largest difference of both ways, over the largest value."""
-    kernel = before[0]
-    channels, spatial = kernel.shape[0] * kernel.shape[2], kernel.shape[3:]
-    if sample is True:
-        sample = np.random.default_rng(0).standard_normal((2, channels, *(k + 2 for k in spatial)))
-    sample = _numbers(sample, "verify")
-    if sample.ndim != 2 + len(spatial) or sample.shape[1] != channels:
-        raise ValueError(f"verify must have shape (N, {channels}{', ...' * len(spatial)}); got {sample.shape}")
-    if 0 in sample.shape[:1] + sample.shape[2:]:
-        raise ValueError(f"verify must have at least one sample and place; got shape {sample.shape}")
-    if not transposed and any(s < k for s, k in zip(sample.shape[2:], spatial, strict=True)):
-        raise ValueError(f"verify must be at least as large as the kernel {spatial}; got {sample.shape[2:]}")
-    with np.errstate(all="ignore"):
-        if following:
-            wanted = convolve(*before, _normalized(sample, *line), transposed)
-        else:
-            wanted = _normalized(convolve(*before, sample, transposed), *line)
-        difference = np.abs(convolve(*after, sample, transposed) - wanted).max(initial=0)
-        return float(difference / (np.abs(wanted).max(initial=0) or 1))
-
-
-def _normalized(x, scale, shift):
-    ones = (1,) * (x.ndim - 2)
-    return x * scale.reshape(-1, *ones) + shift.reshape(-1, *ones)

@@ -61,23 +61,23 @@ def clipping(bounds):
     return bounds
 
 
+def _check_unset(layer, names, where):
+    """Raise ValueError for the first of these options that is not its default."""
+    for name in names:
+        if getattr(layer, name):
+            raise ValueError(f"{name} must be {DEFAULTS[name]} {where}; got {getattr(layer, name)}")
+
+
 def check_together(layer):
     """Raise ValueError for options that exclude each other."""
     if layer.renorm:
-        for name in ("virtual_batch_size", "zero_debias"):
-            if getattr(layer, name):
-                raise ValueError(f"{name} must be {DEFAULTS[name]} with renorm; got {getattr(layer, name)}")
-    for name in ("renorm", "frozen", "zero_debias"):
-        if getattr(layer, name) and not layer.track_running_stats:
-            raise ValueError(f"{name} must be False without running statistics; got True")
+        _check_unset(layer, ("virtual_batch_size", "zero_debias"), "with renorm")
+    if not layer.track_running_stats:
+        _check_unset(layer, ("renorm", "frozen", "zero_debias"), "without running statistics")
     if layer.convention.eps_place == "outside":
         if not layer.track_running_stats:
             raise ValueError("track_running_stats must be True with eps outside the root; got False")
-        for name in ("virtual_batch_size", "renorm"):
-            if getattr(layer, name):
-                raise ValueError(
-                    f"{name} must be {DEFAULTS[name]} with eps outside the root; got {getattr(layer, name)}"
-                )
+        _check_unset(layer, ("virtual_batch_size", "renorm"), "with eps outside the root")
     if layer.virtual_batch_size is not None and layer.axis == 0:
         raise ValueError("axis must not be 0, along which ghost batches are cut; got 0")
 

@@ -57,10 +57,11 @@ def _count(weights, sample_weight):
     return int(weights.sum()) if sample_weight is None else weights.sum()
 
 
-def _inverse_std(var, eps):
-    square = np.asarray(var) + eps
-    root = np.sqrt(np.where(square == 0, 1, square))
-    return np.where(square == 0, 0, 1 / root)
+def _inverse_std(var, eps, place="inside"):
+    """1 / sqrt(var + eps), or with eps outside the root; 0 where that has no value."""
+    var = np.asarray(var)
+    std = np.sqrt(var + eps) if place == "inside" else np.sqrt(var) + eps
+    return np.where(std == 0, 0, 1 / np.where(std == 0, 1, std))
 
 
 def _written(y, out):
