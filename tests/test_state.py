@@ -155,7 +155,7 @@ def test_file_round_trip(tmp_path, options, layer_class):
 
 
 def test_file_names_and_classes(layer, tmp_path):
-    with pytest.raises(ValueError, match=r"path must end in .npz; got 'layer.pt'"):
+    with pytest.raises(ValueError, match=r"path must end in .npz or .safetensors; got 'layer.pt'"):
         layer.save(tmp_path / "layer.pt")
     layer.save(tmp_path / "layer.npz")
     assert type(cbn.BatchNorm2d.load(tmp_path / "layer.npz")) is cbn.BatchNorm2d

@@ -3,6 +3,7 @@
 from . import _load as _load  # first, since it decides how the OpenMP runtime waits
 from . import conventions, reference
 from .conventions import Convention
+from .conversion import convert
 from .explanation import Explanation, explain
 from .folding import fold_affine, fold_conv, fold_linear
 from .functional import batch_norm, batch_norm_backward, batch_norm_double_backward, batch_norm_forward
@@ -30,6 +31,7 @@ __all__ = [
     "batch_norm_double_backward",
     "batch_norm_forward",
     "conventions",
+    "convert",
     "explain",
     "fold_affine",
     "fold_conv",

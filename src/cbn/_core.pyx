@@ -15,7 +15,7 @@ import numbers
 import numpy as np
 
 cimport numpy as cnp
-from libc.math cimport expm1, isfinite, log1p
+from libc.math cimport NAN, expm1, isfinite, log1p
 
 
 cdef extern from "Python.h":
@@ -58,8 +58,8 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
             object running_mean=None, object running_var=None, object momentum=0.1, object counter=None,
             object lock=None, object channels=None, object activation=None, object negative_slope=0.01,
             object residual=None, object mask=None, object sample_weight=None, bint zero_var=False,
-            object nonfinite="propagate", bint zero_debias=False, str variance="unbiased"):
-    """Training forward; updates the running statistics and the int64 counter where given, under the lock if any.
+            object nonfinite="propagate", bint zero_debias=False, str variance="unbiased", object history=None):
+    """Training forward; updates the running statistics, counter and history where given, under the lock if any.
 
     Returns y, mean, m2, inv_std, count and x as C saw it. momentum None and zero_debias need a counter; `channels` is
     what x must have; `zero_var` allows a single value per channel; `variance` is a `Convention`'s, and momentum the
@@ -118,10 +118,10 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
         refuse_channel(bad)
     if running is not None and count and bad is None:
         if lock is None:
-            commit(running, mean, m2, count, variance, momentum, counter, zero_debias)
+            commit(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
         else:
             with lock:
-                commit(running, mean, m2, count, variance, momentum, counter, zero_debias)
+                commit(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
     return (y if out is None else out), mean, m2, inv_std, count, x
 
 

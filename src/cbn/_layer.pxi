@@ -89,10 +89,10 @@ def checked_running(object layer, cnp.ndarray x):
 
 
 def commit_batch(object running_mean, object running_var, cnp.ndarray mean, cnp.ndarray m2, object count,
-                 str variance, object momentum, cnp.ndarray counter, bint zero_debias):
+                 str variance, object momentum, cnp.ndarray counter, bint zero_debias, cnp.ndarray history):
     """What `forward` does after a batch."""
     commit(Running(running_mean, running_var, running_mean, mean.shape[0]), mean, m2, count, variance, momentum,
-           counter, zero_debias)
+           counter, zero_debias, history)
 
 
 def assign(object targets, object values):

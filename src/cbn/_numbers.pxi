@@ -28,6 +28,13 @@ cpdef double check_momentum(object momentum, str name="momentum") except? -1:
     return value
 
 
+cpdef double check_batch_count(object count) except? -1:
+    cdef double value = number(count, "count", "be a finite number > 1")
+    if not isfinite(value) or value <= 1:
+        raise ValueError(f"count must be a finite number > 1; got {count}")
+    return value
+
+
 cpdef bint check_flag(object value, str name) except *:
     """A bool, or the 0 or 1 that it equals."""
     if type(value) is bool:

@@ -32,8 +32,8 @@ cdef object averaged_deviation(cnp.ndarray var, cnp.ndarray m2, object count, do
 
 
 cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance, object momentum,
-            cnp.ndarray counter=None, bint zero_debias=False):
-    """Both running statistics and the counter. `variance` is a `Convention`'s, momentum the weight of the new value.
+            cnp.ndarray counter=None, bint zero_debias=False, cnp.ndarray history=None):
+    """Both running statistics, the counter and the history. `variance` is a `Convention`'s, momentum weighs the new.
 
     With `zero_debias` the mean counts the batches so far, not its start.
     """
@@ -52,6 +52,17 @@ cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str
         np.copyto(running.var, var)
     if tracked != NULL:
         tracked[0] += 1
+    if history is not None:
+        remember(<double *>data(history), count, factor)
+
+
+cdef void remember(double *history, double count, double factor):
+    """The count of all batches, NaN once they differ, and the weight that the start of the variance still has."""
+    if history[0] == 0 or factor == 1:
+        history[0] = count
+    elif factor > 0 and history[0] != count:
+        history[0] = NAN
+    history[1] = 0 if factor == 1 else history[1] * (1 - factor)  # NaN, unknown, is over with the rest
 
 
 cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var, bint updates,

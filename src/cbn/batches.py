@@ -66,6 +66,7 @@ def forward(layer, x, residual, mask, sample_weight, out):
         layer.nonfinite,
         layer.zero_debias,
         layer.convention.variance,
+        layer._history,
     )
     return y, Batch(layer, x, y, mean, inv_std, *given)
 
@@ -116,7 +117,7 @@ def _moved(layer, running, moments):
             continue
         before = [array.copy() for array in copies]
         if copies:
-            options = (layer.convention.variance, momentum, copies[2], layer.zero_debias)
+            options = (layer.convention.variance, momentum, copies[2], layer.zero_debias, copies[3])
             _core.commit_batch(*copies[:2], mean, m2, count, *options)
         if layer.nonfinite != "propagate" and _is_skipped(layer, mean, m2, *copies[:2]):
             copies = before
@@ -173,7 +174,7 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
     x = _core.laid_out(x_given, layer.axis, layer.num_features)
     if layer.axis in (0, -x.ndim):
         raise ValueError(f"axis must not be 0, along which ghost batches are cut; got {layer.axis} for rank {x.ndim}")
-    running = _core.checked_running(layer, x) if layer.track_running_stats else ()
+    running = (*_core.checked_running(layer, x), layer._history) if layer.track_running_stats else ()
     _core.check_layer_apart(layer, out)
     y = _core.output_for(x, out, x_given, residual, mask, sample_weight, layer.axis)
     mask, sample_weight = _core.positions(mask, sample_weight, x, layer.axis)

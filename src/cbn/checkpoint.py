@@ -1,24 +1,25 @@
-"""checkpoint: a layer's state in and out of dicts and .npz files, all or nothing, and never by pickle."""
+"""checkpoint: a layer's state in and out of dicts and files, all or nothing, and never by pickle."""
 
 import errno
 import json
 import numbers
 import os
+import sys
 import uuid
-import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from . import _core, options
+from .containers import container_of
 from .conventions import Convention
 
 FORMAT, VERSION = "cbn.BatchNorm", 1
 OPTIONS = ("num_features", "eps", "momentum", "affine", "track_running_stats", "negative_slope", "one_value")
 OPTIONS += tuple(options.DEFAULTS)
-LARGEST_META = 1 << 16
+HISTORY = "count", "start"  # what a layer knows of its batches
 _STORED = "variance", "eps_place"  # fields of a convention that say what the arrays are
 
 
@@ -56,13 +57,16 @@ def load_state(layer, state, strict=True):
     for key in values:
         if not target[key].flags.writeable:
             raise ValueError(f"{key} must be writeable; got a read-only array")
+    targets = {key: target[key] for key in values}
+    if "running_var" in values:
+        targets["history"], values["history"] = layer._history, metadata["history"]
     with layer._lock:
-        _core.assign([target[key] for key in values], values.values())
+        _core.assign(targets.values(), values.values())
     return LoadResult(missing, unexpected)
 
 
 def _metadata_of(state):
-    """version, eps and convention, as far as the state has them."""
+    """version, eps and convention, as far as the state has them, and the history."""
     metadata = getattr(state, "_metadata", None) or {}
     own = metadata.get("", {}) if isinstance(metadata, Mapping) else metadata
     if not isinstance(own, Mapping):
@@ -70,10 +74,19 @@ def _metadata_of(state):
     convention = own.get("convention", {})
     if not isinstance(convention, Mapping) or not all(isinstance(convention.get(n, ""), str) for n in _STORED):
         raise TypeError(f"state must have a dict of texts and numbers for convention; got {convention!r}")
-    for name in ("version", "eps"):
+    for name in ("version", "eps", *HISTORY):
         if not isinstance(own.get(name, 0), numbers.Real | None):
             raise TypeError(f"state must have a number for {name}; got {own[name]!r}")
-    return {**own, "convention": convention}
+    return {**own, "convention": convention, "history": _history_of(own)}
+
+
+def _history_of(metadata):
+    """What a layer remembers of its batches; NaN where nothing is known."""
+    values = [metadata.get(name) for name in HISTORY]
+    for name, value, largest in zip(HISTORY, values, (sys.float_info.max, 1), strict=True):
+        if value is not None and not 0 <= value <= largest:
+            raise ValueError(f"state must have a {name} between 0 and {largest}; got {value}")
+    return np.array(values, np.float64)  # of None it makes NaN
 
 
 def _converted(value, key, target):
@@ -97,38 +110,25 @@ def _converted(value, key, target):
     return converted
 
 
-def _checked_path(path):
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"path must end in .npz; got {path.name!r}")
-    return path
-
-
 def save(layer, path):
     """Write the layer beside `path` and move it there, so that a failure leaves an old file whole."""
-    path = _checked_path(path)
+    path, container = container_of(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    state = layer.state_dict()
     meta = {"format": FORMAT, "version": VERSION, "class": _own_class(type(layer)).__name__}
     meta |= {name: getattr(layer, name) for name in OPTIONS}
+    meta |= {name: state._metadata[""][name] for name in HISTORY}
     meta["convention"] = layer.convention.to_dict()
     meta |= {"weight": layer.weight is not None, "bias": layer.bias is not None, "dtype": str(layer.dtype)}
-    state = {name: _storable(value) for name, value in layer.state_dict().items()}
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
-        with open(temporary, "xb") as file:
-            np.savez(file, meta=np.frombuffer(json.dumps(meta, default=np.generic.item).encode(), np.uint8), **state)
-        with open(temporary, "rb") as file:  # an attribute may have been changed to what no layer could have
-            _read(_own_class(type(layer)), file)
+        container.write(temporary, json.dumps(meta, default=np.generic.item), state)
+        _read(_own_class(type(layer)), temporary, container)  # an attribute may be what no layer could have
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _storable(value):
-    """bfloat16 as its bits: the .npy format knows NumPy's own types only."""
-    return value.view(np.uint16) if value.dtype.name == "bfloat16" else value
 
 
 def _dtype(name):
@@ -141,31 +141,30 @@ def _dtype(name):
 
 def load(cls, path):
     """Rebuild the layer that a file describes; sizes are checked before anything is read."""
-    path = _checked_path(path)
-    with open(path, "rb") as file:
-        try:
-            return _read(cls, file)
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
-            message = f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}"
-            raise ValueError(message) from error
+    path, container = container_of(path)
+    open(path, "rb").close()  # what cannot be read is the system's error
+    try:
+        return _read(cls, path, container)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
+        message = f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}"
+        raise ValueError(message) from error
 
 
-def _read(cls, file):
-    with zipfile.ZipFile(file) as archive:
-        meta = json.loads(_member(archive, "meta", np.uint8, None).tobytes())
+def _read(cls, path, container):
+    with container(path) as file:
+        meta = json.loads(file.meta())
         layer_class = _class_of(cls, meta)
         arguments = {name: meta[name] for name in OPTIONS} | {"dtype": _dtype(meta["dtype"])}
         arguments["convention"] = Convention(**meta["convention"])
         channels = _core.check_size(arguments["num_features"], "num_features")
         names = _names(meta)
-        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in [*names, "meta"]):
-            raise ValueError(f"the members must be meta, {', '.join(names)}; got {', '.join(archive.namelist())}")
+        if sorted(file.names()) != sorted(names):
+            raise ValueError(f"the arrays must be {', '.join(names)}; got {', '.join(file.names())}")
         shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
-        state = {name: _member(archive, name, None, shape) for name, shape in shapes.items()}
-    if meta["dtype"] == "bfloat16":
-        state = {name: a.view(arguments["dtype"]) if a.dtype == np.uint16 else a for name, a in state.items()}
+        state = OrderedDict((name, file.array(name, shape, arguments["dtype"])) for name, shape in shapes.items())
+    state._metadata = {"": {name: meta[name] for name in HISTORY}}
     layer = layer_class(**arguments, weight=bool(meta["weight"]), bias=bool(meta["bias"]))
     load_state(layer, state)
     return layer
@@ -198,23 +197,3 @@ def _class_of(cls, meta):
     if not issubclass(saved, cls) and not issubclass(cls, saved):
         raise ValueError(f"class must be {cls.__name__}; got {meta['class']}")
     return saved if issubclass(saved, cls) else cls
-
-
-def _member(archive, name, dtype, shape):
-    """One array of the archive, once its header and its size are known to be what they must be."""
-    with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"{name} must be stored in .npy format 1.0; got {version}")
-        stored_shape, _, stored_dtype = np.lib.format.read_array_header_1_0(file)
-        if stored_dtype not in ((dtype,) if dtype else (np.float32, np.float64, np.float16, np.uint16, np.int64)):
-            raise ValueError(f"{name} must be numbers; got {stored_dtype}")
-        if shape is None:
-            if len(stored_shape) != 1 or stored_shape[0] > LARGEST_META:
-                raise ValueError(f"{name} must be at most {LARGEST_META} bytes; got shape {stored_shape}")
-        elif stored_shape != shape:
-            raise ValueError(f"{name} must have shape {shape}; got {stored_shape}")
-        expected = int(np.prod(stored_shape)) * stored_dtype.itemsize
-        if archive.getinfo(f"{name}.npy").file_size != file.tell() + expected:
-            raise ValueError(f"{name} must have {expected} bytes of data; got another size")
-        return np.frombuffer(file.read(expected), stored_dtype).reshape(stored_shape)

@@ -77,6 +77,9 @@ class BatchNorm(State):
         Training batches so far that were not empty, not skipped, and not in a frozen layer; ghost batches count singly.
     weight_grad, bias_grad : ndarray of dtype, shape (C,), or None
         Of the last `backward`; overwritten by the next.
+    count : int, float or None
+        Values per channel of the training batches, if all had the same number, 0 if there were none, else None: what
+        makes a biased running variance unbiased, see `convert`. With sample weights their sum.
     batch_mean, batch_inv_std : ndarray of float64, shape (C,), or None
         Statistics of the last training call.
     renorm_mean, renorm_std : ndarray of dtype, shape (C,), or None
@@ -164,6 +167,7 @@ class BatchNorm(State):
         self.bias = self._new(_core.check_flag(bias, "bias") and self.affine)
         self.running_mean, self.running_var = self._new(track_running_stats), self._new(track_running_stats)
         self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
+        self._history = np.empty(2) if track_running_stats else None  # see `remember` in _running.pxi
         self.renorm_mean, self.renorm_std = self._new(renorm), self._new(renorm)
         self.weight_grad = self.bias_grad = None
         self._forget()
@@ -180,12 +184,17 @@ class BatchNorm(State):
 
     @property
     def convention(self):
-        """The `Convention`; may be set to one, or to a name. It changes neither eps and momentum nor the statistics."""
+        """The `Convention`; may be set to one, or to a name. It changes neither eps and momentum nor the statistics.
+
+        `cbn.convert` makes a layer that changes them, too.
+        """
         return self._convention
 
     @convention.setter
     def convention(self, value):
-        self._convention = conventions.named(value)
+        before, self._convention = getattr(self, "_convention", None), conventions.named(value)
+        if before and before.variance != self._convention.variance and self.count != 0:
+            self._history[...] = np.nan  # what is averaged from now on is something else
 
     # --- the operations ---
 

@@ -30,6 +30,7 @@ class State:
                 self.running_mean[...] = 0
                 self.running_var[...] = 1
                 self.num_batches_tracked[...] = 0
+                self._history[...] = 0, 1
                 if self.renorm_mean is not None:
                     self.renorm_mean[...] = 0
                     self.renorm_std[...] = 1
@@ -42,6 +43,20 @@ class State:
         if self.bias is not None:
             self.bias[...] = 0
 
+    @property
+    def count(self):
+        return self._known_history()["count"]
+
+    def _known_history(self):
+        """What converts the running variance: count, and the weight that its start 1 still has; None if unknown."""
+        if self._history is None:
+            return {"count": None, "start": None}
+        count, start = self._history.tolist()
+        return {
+            "count": None if count != count else int(count) if count.is_integer() else count,
+            "start": None if start != start else start,
+        }
+
     def _state(self):
         names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "renorm_mean", "renorm_std")
         return OrderedDict((name, getattr(self, name)) for name in names if getattr(self, name) is not None)
@@ -52,12 +67,14 @@ class State:
         Returns
         -------
         OrderedDict of ndarray
-            ``_metadata`` holds the version (2), eps and the convention. ``torch.from_numpy`` of each makes it a state
-            for torch.
+            ``_metadata`` holds the version (2), eps, the convention, `count`, and the weight that the start of the
+            running variance still has. ``torch.from_numpy`` of each array makes it a state for torch.
         """
         with self._lock:
             state = OrderedDict((name, value.copy()) for name, value in self._state().items())
-        state._metadata = OrderedDict({"": {"version": 2, "eps": self.eps, "convention": self.convention.to_dict()}})
+            known = self._known_history()
+        own = {"version": 2, "eps": self.eps, "convention": self.convention.to_dict(), **known}
+        state._metadata = OrderedDict({"": own})
         return state
 
     def load_state_dict(self, state, strict=True):
@@ -80,25 +97,39 @@ class State:
         ------
         ValueError
             For missing or unexpected keys (if strict), wrong shapes, negative variances, or metadata that say another
-            eps, running variance or place of eps than this layer's. Nothing has been changed then.
+            eps, running variance or place of eps than this layer's (`convert` makes a layer that has it). Nothing has
+            been changed then.
         TypeError
             For values that are no real numbers.
         """
         return checkpoint.load_state(self, state, strict)
 
     def save(self, path):
-        """Write the layer to a ``.npz`` file: its state, options and class. An existing file is replaced at once.
+        """Write the layer to a file: its state, options and class. An existing file is replaced at once.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends in ``.npz``, or in ``.safetensors``, which needs the library of that name; other programs find torch's
+            keys in both.
 
         Raises
         ------
         TypeError, ValueError
             If an attribute or array has been changed to what `load` would refuse. An old file stays as it was.
+        ImportError
+            If safetensors is needed and not installed.
         """
         checkpoint.save(self, path)
 
     @classmethod
     def load(cls, path):
-        """Read a layer from a ``.npz`` file that `save` wrote. Nothing in the file is ever executed.
+        """Read a layer from a file that `save` wrote. Nothing in the file is ever executed.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends in ``.npz`` or ``.safetensors``.
 
         Returns
         -------
@@ -109,6 +140,8 @@ class State:
         ------
         ValueError
             If the file is no such file, is damaged, or holds a layer of another class.
+        ImportError
+            If safetensors is needed and not installed.
         """
         return checkpoint.load(cls, path)
 
