@@ -2,7 +2,7 @@
 
 Both networks start from the same weights and see the same batches at the same learning rate. At the default rate
 both get there, the one with batch norm in fewer epochs; at 2 only that one still learns, at 0.05 they are close.
-Needs scikit-learn for the data (pip install 'cbn[examples]') and, with --plot, matplotlib.
+Needs scikit-learn for the data (pip install 'cbn[sklearn]') and, with --plot, matplotlib.
 Exit status 1 if the batch-norm network is not as good as it must be, if a layer does not agree with the oracle, or
 if a saved and loaded layer answers otherwise than the one that was saved.
 """

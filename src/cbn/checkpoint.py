@@ -145,7 +145,7 @@ def load(cls, path):
     open(path, "rb").close()  # what cannot be read is the system's error
     try:
         return _read(cls, path, container)
-    except MemoryError:
+    except (MemoryError, ImportError):
         raise
     except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
         message = f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}"

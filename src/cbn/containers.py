@@ -1,10 +1,11 @@
 """containers: named arrays and a text in one file, .npz or .safetensors, by their own libraries, never by pickle."""
 
-import importlib.util
 import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from .libraries import library
 
 __all__ = ["container_of"]
 
@@ -64,9 +65,7 @@ class SafeTensors:
     """Opens a .safetensors file, whose library checks its sizes."""
 
     def __init__(self, path):
-        from safetensors import safe_open
-
-        self._file = safe_open(path, framework="numpy")
+        self._file = library("safetensors", "safetensors").safe_open(path, framework="numpy")
 
     def __enter__(self):
         self._file.__enter__()
@@ -77,10 +76,9 @@ class SafeTensors:
 
     @staticmethod
     def write(path, meta, arrays):
-        from safetensors.numpy import save
-
+        written = library("safetensors.numpy", "safetensors").save(arrays, {"cbn": meta})
         with open(path, "xb") as file:  # the library's own save_file gives it rights of its own
-            file.write(save(arrays, {"cbn": meta}))
+            file.write(written)
 
     def names(self):
         return list(self._file.keys())
@@ -104,6 +102,4 @@ def container_of(path):
     kinds = {".npz": Npz, ".safetensors": SafeTensors}
     if path.suffix not in kinds:
         raise ValueError(f"path must end in {' or '.join(kinds)}; got {path.name!r}")
-    if kinds[path.suffix] is SafeTensors and importlib.util.find_spec("safetensors") is None:
-        raise ImportError("safetensors must be installed (pip install 'cbn[safetensors]'); got no such module")
     return path, kinds[path.suffix]

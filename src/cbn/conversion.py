@@ -105,7 +105,7 @@ def _other_variance(layer, running, target, count):
     n = count or layer.count
     if not n:
         raise ValueError(
-            f"count must be given to make the {source} running variance {target}, since that of the batches is not known "
+            f"count must be given to make the {source} running variance {target}, since that of the batches is unknown "
             "or was not the same for all; got None (variance='keep' needs none, and keeps y in evaluation)"
         )
     start = layer._history[1] if layer._history[0] != 0 else np.nan

@@ -1,0 +1,102 @@
+"""sklearn: scikit-learn's StandardScaler as a layer, and a layer as a StandardScaler."""
+
+import numpy as np
+
+from ..conventions import Convention
+from ..libraries import library
+from .layers import build, exported
+
+__all__ = ["STANDARD_SCALER", "from_scaler", "to_scaler"]
+
+STANDARD_SCALER = Convention("standard_scaler", variance="biased", eps=0.0, momentum=None, one_value="zero_var")
+
+
+def from_scaler(scaler):
+    """Return the layer that does in evaluation what a fitted StandardScaler does.
+
+    Parameters
+    ----------
+    scaler : sklearn.preprocessing.StandardScaler
+        Fitted.
+
+    Returns
+    -------
+    BatchNorm
+        In evaluation mode, float64, without weight, bias and eps, for arrays (N, C). running_mean is ``mean_``;
+        running_var is ``var_``, or the square of ``scale_`` where that is another deviation, as for constant features,
+        which a scaler leaves undivided. `BatchNorm.count` is ``n_samples_seen_``.
+
+    Raises
+    ------
+    TypeError
+        If it is no fitted StandardScaler.
+
+    Notes
+    -----
+    A scaler pools all samples that it has seen; further training of a layer would weigh every batch the same instead.
+
+    Examples
+    --------
+    >>> import numpy as np, cbn.interop.sklearn
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> layer = cbn.interop.sklearn.from_scaler(StandardScaler().fit([[0.0], [4.0]]))
+    >>> layer(np.array([[6.0]])), layer.running_var, layer.count
+    (array([[2.]]), array([4.]), 2)
+    """
+    features = getattr(scaler, "n_features_in_", None)
+    if not all(hasattr(scaler, name) for name in ("mean_", "var_", "scale_", "with_mean")) or features is None:
+        raise TypeError(f"scaler must be a fitted StandardScaler; got {scaler!r}")
+    mean = scaler.mean_ if scaler.with_mean else np.zeros(features)
+    var = np.ones(features) if scaler.scale_ is None else scaler.var_.copy()
+    if scaler.scale_ is not None:
+        var[scaler.scale_ != np.sqrt(var)] = np.square(scaler.scale_)[scaler.scale_ != np.sqrt(var)]
+    seen = np.unique(scaler.n_samples_seen_)  # by features, if some had NaN
+    given = {"running_mean": ("mean_", mean), "running_var": ("var_", var), "num_batches_tracked": ("", np.array(1))}
+    known = {"count": seen.item() if seen.size == 1 else None, "start": 0.0}
+    return build(given, STANDARD_SCALER, metadata=known, axis=-1).eval()
+
+
+def to_scaler(layer, *, count=None, variance="convert"):
+    """Return a fitted StandardScaler that does what a layer does in evaluation.
+
+    Parameters
+    ----------
+    layer : BatchNorm
+        Of any convention, with weights of 1 and biases of 0, which a scaler does not have.
+    count, variance
+        How an unbiased running variance becomes a scaler's, see `convert`.
+
+    Returns
+    -------
+    sklearn.preprocessing.StandardScaler
+        ``scale_`` has the layer's eps in it, or 1 where that would be 0. ``n_samples_seen_`` is count times batches, or
+        missing if that is not known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `convert`; for other weights and biases, an activation, or no running statistics.
+    ImportError
+        If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np, cbn.interop.sklearn
+    >>> scaler = cbn.interop.sklearn.to_scaler(cbn.BatchNorm(2, eps=0))
+    >>> scaler.transform([[1.0, 2.0]])
+    array([[1., 2.]])
+    """
+    preprocessing = library("sklearn.preprocessing", "sklearn")
+    layer = exported(layer, STANDARD_SCALER, "StandardScaler", count=count, variance=variance)
+    for name, neutral in (("weight", 1), ("bias", 0)):
+        values = getattr(layer, name)
+        if values is not None and not (values == neutral).all():
+            raise ValueError(f"{name} must be {neutral} in every channel, as in StandardScaler; got others")
+    scaler = preprocessing.StandardScaler()
+    scaler.mean_, scaler.var_ = layer.running_mean.astype(np.float64), layer.running_var.astype(np.float64)
+    scale = np.sqrt(scaler.var_ + layer.eps)
+    scaler.scale_ = np.where(scale == 0, 1.0, scale)
+    scaler.n_features_in_ = layer.num_features
+    if layer.count:
+        scaler.n_samples_seen_ = np.int64(layer.count * layer.num_batches_tracked)
+    return scaler

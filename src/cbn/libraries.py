@@ -1,0 +1,13 @@
+"""libraries: optional libraries, which are imported where they are used."""
+
+import importlib.util
+
+__all__ = ["library"]
+
+
+def library(name, extra):
+    """Import a module of an optional library, or say which extra of cbn installs it."""
+    package = name.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} must be installed (pip install 'cbn[{extra}]'); got no such module")
+    return importlib.import_module(name)

@@ -1,0 +1,162 @@
+"""test_interop: what converters refuse, and what they do without the libraries of the other systems."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import cbn
+from cbn.interop import flax, keras, sklearn, torch
+
+ONES = np.ones(3, np.float32)
+TORCH = {"bn.weight": ONES, "bn.bias": ONES, "bn.running_mean": ONES, "bn.running_var": ONES, "conv.weight": ONES}
+KERAS = [2 * ONES, 3 * ONES, 4 * ONES, 5 * ONES]
+FLAX = {
+    "params": {"bn": {"scale": ONES}, "dense": {"kernel": ONES}},
+    "batch_stats": {"bn": {"mean": ONES, "var": ONES}},
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([1],), TypeError, "state must be a dict of arrays; got list"),
+        ((TORCH,), ValueError, r"prefix must be the name of a batch norm \(bn\); got '', with bn.weight, bn.bias"),
+        ((TORCH, "norm"), ValueError, r"prefix must be the name of a batch norm \(bn\); got 'norm', with no keys"),
+        (({}, "norm"), ValueError, r"prefix must be the name of a batch norm \(there is none\); got 'norm'"),
+        ((TORCH, 1), TypeError, "prefix must be a text; got int"),
+        (
+            ({**TORCH, "bn.more": ONES}, "bn"),
+            ValueError,
+            "got 'bn', with weight, bias, running_mean, running_var, more",
+        ),
+        (
+            ({**TORCH, "bn.bias": np.ones(4)}, "bn"),
+            ValueError,
+            r"bn.bias must have shape \(3,\), as bn.weight has; got",
+        ),
+        (({**TORCH, "bn.bias": np.ones((3, 1))}, "bn"), ValueError, r"bn.bias must have rank 1; got shape \(3, 1\)"),
+        (({**TORCH, "bn.bias": "abc"}, "bn"), TypeError, "bn.bias must be an array of real numbers; got <U3"),
+        (({**TORCH, "bn.bias": [[1], [2, 3]]}, "bn"), TypeError, "bn.bias must be an array of real numbers; got list"),
+        (({**TORCH, "bn.running_var": -ONES}, "bn"), ValueError, "running_var must be >= 0; got -1.0"),
+        (
+            ({"running_mean": ONES},),
+            ValueError,
+            "mean and variance must both be given or neither; got running_mean only",
+        ),
+        (
+            ({"num_batches_tracked": 1},),
+            ValueError,
+            "state must have an array of a batch norm; got num_batches_tracked",
+        ),
+    ],
+)
+def test_torch_states(arguments, error, message):
+    with pytest.raises(error, match=message):
+        torch.from_state_dict(*arguments)
+
+
+def test_torch_prefixes():
+    for prefix in ("bn", "bn."):
+        layer = torch.from_state_dict(TORCH, prefix, eps=0.5, momentum=None, axis=-1)
+        assert (layer.eps, layer.momentum, layer.axis, layer.num_batches_tracked) == (0.5, None, -1, 0)
+    half = {key: value.astype(np.float16) for key, value in TORCH.items()}
+    half["bn.running_var"] = ONES  # the widest counts
+    assert torch.from_state_dict(half, "bn").dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((5,), TypeError, "weights must be a list or dict of arrays; got int"),
+        ((KERAS, [1]), TypeError, "config must be a dict; got list"),
+        ((KERAS[:3],), ValueError, "config must have scale and center where weights lack one of gamma and beta"),
+        ((KERAS, {"scale": False}), ValueError, "weights must be beta, moving_mean, moving_variance; got 4 arrays"),
+        ((KERAS[:1],), ValueError, "weights must be moving_mean, moving_variance; got 1 arrays"),
+        (({"gamma": ONES},), ValueError, "weights must have names from gamma, .*; got gamma"),
+        (({"moving_mean": ONES, "moving_variance": ONES, "kernel": ONES},), ValueError, "got moving_mean, .*, kernel"),
+        ((KERAS, {"momentum": 2}), ValueError, r"momentum must be a number in \[0, 1\]; got 2"),
+        (([*KERAS[:3], np.ones(4)],), ValueError, r"moving_variance must have shape \(3,\), as gamma has; got"),
+    ],
+)
+def test_keras_weights(arguments, error, message):
+    with pytest.raises(error, match=message):
+        keras.from_weights(*arguments)
+
+
+def test_keras_orders():
+    layer = keras.from_weights(KERAS, {"axis": [3]})  # as Keras 2 wrote it
+    assert layer.axis == 3 and [a[0] for a in (layer.weight, layer.bias, layer.running_mean)] == [2, 3, 4]
+    layer = keras.from_weights(KERAS[1:], {"scale": False, "center": True})
+    assert layer.weight is None and layer.bias[0] == 3
+    layer = keras.from_weights(KERAS[2:])
+    assert not layer.affine and layer.running_var[0] == 5
+    weights = {"moving_variance": KERAS[3], "moving_mean": KERAS[2], "gamma": KERAS[0]}
+    assert keras.from_weights(weights).bias is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((5,), TypeError, "variables must be a dict; got int"),
+        ((FLAX, 3), TypeError, "path must be a text; got int"),
+        ((FLAX,), ValueError, "path must lead to mean, var and at most scale and bias; got bn, dense at ''"),
+        ((FLAX, "dense"), ValueError, "got kernel at 'dense'"),
+        ((FLAX, "bn/mean"), ValueError, "got nothing at 'bn/mean'"),
+        ((FLAX, "block/bn"), ValueError, "got nothing at 'block/bn'"),
+    ],
+)
+def test_flax_variables(arguments, error, message):
+    with pytest.raises(error, match=message):
+        flax.from_variables(*arguments)
+
+
+def test_flax_paths():
+    assert flax.from_variables(FLAX, "bn").bias is None
+    assert flax.from_variables({"norms": {0: {"mean": ONES, "var": ONES}}}, "norms/0").num_features == 3
+    assert flax.to_variables(cbn.BatchNorm(1, affine=False), "a/b", nnx=True)["a"]["b"].keys() == {"mean", "var"}
+
+
+EXPORTS = [torch.to_state_dict, keras.to_weights, flax.to_variables, sklearn.to_scaler]
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_what_no_system_takes(export):
+    if export is torch.to_state_dict:
+        pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="layer must be a BatchNorm; got dict"):
+        export({})
+    with pytest.raises(ValueError, match=r"layer must have no activation, which .* would lose; got 'relu'"):
+        export(cbn.BatchNorm(3, activation="relu"))
+    layer = cbn.BatchNorm(3, convention="keras" if export is torch.to_state_dict else "torch")
+    layer.running_var[...] = 2
+    with pytest.raises(ValueError, match="count must be given"):
+        export(layer)
+    export(layer, count=7), export(layer, variance="keep")
+    if export is not torch.to_state_dict:
+        with pytest.raises(ValueError, match=r"layer must have running statistics, as in .*; got track_running_stats"):
+            export(cbn.BatchNorm(3, track_running_stats=False))
+    if export is not keras.to_weights:
+        renormalized = cbn.BatchNorm(3, renorm=True)
+        with pytest.raises(ValueError, match=r"variance must be 'keep' for a layer with renorm, which .* lacks"):
+            export(renormalized)
+        export(renormalized, variance="keep")
+
+
+def test_no_plain_average_in_keras():
+    with pytest.raises(ValueError, match="momentum must be a number, since Keras has no plain average; got None"):
+        keras.to_weights(cbn.BatchNorm(3, momentum=None))
+
+
+@pytest.mark.parametrize(("export", "name"), [(torch.to_state_dict, "torch"), (sklearn.to_scaler, "sklearn")])
+def test_without_the_library(export, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "sklearn.preprocessing", raising=False)
+    with pytest.raises(ImportError, match=rf"{name} must be installed \(pip install 'cbn\[{name}\]'\)"):
+        export(cbn.BatchNorm(3))
+
+
+def test_bfloat16_weights():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    layer = keras.from_weights([a.astype(ml_dtypes.bfloat16) for a in KERAS])
+    assert layer.dtype == ml_dtypes.bfloat16 and layer.running_var[0] == 5
