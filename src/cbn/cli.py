@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import comparison, explain_command, runtime, selfcheck
+from . import comparison, explain_command, fold_command, runtime, selfcheck
 from .files import UserError, check_target, read_array
 
 __all__ = ["main"]
 
+COMMANDS = {"explain": explain_command.run, "fold": fold_command.run}
 PARTS = ("config", "check", "bench")
 CHECKED = ("forward", "backward", "running", "inference", "fused", "masked")
 CHECK_NOTES = """\
@@ -56,7 +57,8 @@ def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m cbn",
         description="Show what cbn detected, check it against its oracle, and compare its speed.",
-        epilog="Exit status: 0, 1 if a check failed, 2 for a wrong request. See also `python -m cbn explain --help`.",
+        epilog="Exit status: 0, 1 if a check failed, 2 for a wrong request. See also `python -m cbn explain "
+        "--help` and `python -m cbn fold --help`.",
     )
     parser.add_argument("part", nargs="?", choices=PARTS, metavar="config | check | bench", help="only this part")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results there, too")
@@ -243,8 +245,8 @@ def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     progress = Progress()
     try:
-        if arguments[:1] == ["explain"]:
-            status = explain_command.run(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            status = COMMANDS[arguments[0]](arguments[1:])
         else:
             status = 0 if run(parse(arguments), progress) else 1
         sys.stdout.flush()
