@@ -12,7 +12,7 @@ from cases import needs_openmp
 import cbn
 
 ROOT = Path(__file__).parent.parent
-MODULES = [f"cbn.{m.name}" for m in pkgutil.iter_modules(cbn.__path__) if not m.name.startswith("_")]
+MODULES = [m.name for m in pkgutil.walk_packages(cbn.__path__, "cbn.") if not m.name.startswith("cbn._")]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MARKED = [pytest.param(page, marks=needs_openmp) if page == "docs/threads.md" else page for page in PAGES]
 
@@ -20,7 +20,7 @@ MARKED = [pytest.param(page, marks=needs_openmp) if page == "docs/threads.md" el
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
     module = importlib.import_module(name)
-    assert module.__doc__.startswith(name.removeprefix("cbn.") + ": ")
+    assert module.__doc__.startswith(name.rpartition(".")[2] + ": ")
     assert doctest.testmod(module).failed == 0
 
 
