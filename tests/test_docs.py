@@ -15,6 +15,11 @@ ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(cbn.__path__, "cbn.") if not m.name.startswith("cbn._")]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MARKED = [pytest.param(page, marks=needs_openmp) if page == "docs/threads.md" else page for page in PAGES]
+NEEDED = {
+    "docs/porting-from-torch.md": ("torch",),
+    "docs/porting-from-keras.md": ("torch", "keras"),  # Keras on torch
+    "docs/porting-from-onnx.md": ("onnx", "onnx_ir", "onnxruntime"),
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -30,8 +35,12 @@ def test_there_are_examples():
     assert len(found) >= 9
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' get_weights() on torch
 @pytest.mark.parametrize("page", MARKED)
 def test_pages(page, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for library in NEEDED.get(page, ()):
+        pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)  # pages save files
     assert (
         doctest.testfile(str(ROOT / page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0

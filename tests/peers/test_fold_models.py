@@ -12,8 +12,7 @@ torch = pytest.importorskip("torch")
 from onnx_models import Build, ops  # noqa: E402
 from torch import nn  # noqa: E402
 
-from cbn.interop.fold_onnx import fold  # noqa: E402
-from cbn.interop.verify_onnx import verify  # noqa: E402
+from cbn.interop.onnx import fold, from_model, verify  # noqa: E402
 
 LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -169,6 +168,9 @@ def test_torch(exported):
     took = sorted(entry.how.partition(" ")[0] for entry in found.folded)
     assert took == ["Conv", "Conv", "Conv", "ConvTranspose", "Gemm"]
     assert len(found.left) == 1 and "(Relu), which cannot take it" in found.left[0].reason
+    norm, left = module.before[0], from_model(found.model, found.left[0].norm)
+    np.testing.assert_array_equal(left.running_var, norm.running_var)
+    assert (left.eps, left.training) == (norm.eps, False)
     session = runtime.InferenceSession(found.model.SerializeToString(), providers=["CPUExecutionProvider"])
     (got,) = session.run(["logits"], {"image": x.numpy()})
     with torch.no_grad():

@@ -61,7 +61,7 @@ def fold(model):
     A norm goes into a Conv, ConvTranspose, Gemm or MatMul (with the Add behind it) before it, or else into a Conv,
     Gemm, MatMul or BatchNormalization after it, if what they share is used by nobody else and if all weights are
     constants. The arithmetic is that of `cbn.fold_conv`, `cbn.fold_linear` and `cbn.fold_affine`. The model is not
-    run: `cbn.interop.verify_onnx.verify` does that.
+    run: `cbn.interop.onnx.verify` does that.
     """
     ir, onnx = library("onnx_ir", "onnx"), library("onnx", "onnx")
     if not isinstance(model, onnx.ModelProto | ir.Model):

@@ -1,0 +1,124 @@
+"""onnx: BatchNormalization nodes of ONNX models as layers, layers as nodes, and whole models folded."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import conventions
+from ..libraries import library
+from .fold_onnx import fold
+from .layers import build, exported
+from .onnx_edit import Edit, Unfoldable, attribute, is_op, label, loaded
+from .verify_onnx import verify
+
+__all__ = ["OnnxNode", "fold", "from_model", "to_node", "verify"]
+
+_NAMES = {"weight": "scale", "bias": "B", "running_mean": "mean", "running_var": "var"}
+
+
+class OnnxNode(NamedTuple):
+    """A NodeProto, and the TensorProtos that are its initializers."""
+
+    node: Any
+    initializers: list
+
+
+def from_model(model, name=None):
+    """Return the layer that a BatchNormalization node of an ONNX model is.
+
+    Parameters
+    ----------
+    model : path, onnx.ModelProto or onnx_ir.Model
+        Of opset 7 or later.
+    name : str, optional
+        Of the node, or of its output where nodes have no names; may be left out if there is one BatchNormalization.
+
+    Returns
+    -------
+    BatchNorm
+        With ONNX' convention: momentum weighs the old value, the running variance is biased. In evaluation mode, unless
+        the node trains (``training_mode=1``; before opset 14 five outputs). epsilon and momentum are the shortest
+        decimal numbers that are those of the node, which are float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such node or there are several, for parameters that are no constants or do not fit, for
+        ``spatial=0`` (opsets 7 and 8), which has statistics of each place, and for models that cannot be read.
+    ImportError
+        If onnx or onnx-ir is not installed.
+    """
+    edit = Edit(loaded(model))
+    node = _find([node for node in edit.model.graph.all_nodes() if is_op(node, "BatchNormalization")], name)
+    if edit.opset < 7:
+        raise ValueError(f"model must have opset 7 or later; got {edit.opset}")
+    if len(node.inputs) != 5:
+        raise ValueError(f"{label(node)} must have 5 inputs; got {len(node.inputs)}")
+    try:
+        if edit.opset < 9 and not attribute(node, "spatial", 1):
+            raise ValueError(f"{label(node)} must have statistics of channels; got spatial=0")
+        arrays = zip(_NAMES.items(), node.inputs[1:], strict=True)
+        given = {own: (what, edit.constant(value, f"{what} of {label(node)}")) for (own, what), value in arrays}
+        numbers = [attribute(node, *default) for default in (("epsilon", 1e-5), ("momentum", 0.9))]
+        several = sum(bool(value.name) for value in node.outputs) > 1
+        trains = several if edit.opset < 14 else attribute(node, "training_mode", 0)
+    except Unfoldable as error:
+        raise ValueError(f"{label(node)} must be a norm with constant parameters; got: {error}") from None
+    eps, momentum = (float(str(np.float32(number))) for number in numbers)
+    return build(given, conventions.ONNX, eps=eps, momentum=momentum).train(bool(trains))
+
+
+def _find(nodes, name):
+    names = [label(node) for node in nodes]
+    found = [node for node in nodes if name in (None, node.name, node.outputs[0].name)]
+    if len(found) != 1:
+        raise ValueError(
+            f"name must be that of one BatchNormalization ({', '.join(names) or 'there is none'}); got {name!r}"
+        )
+    return found[0]
+
+
+def to_node(layer, x="x", y="y", *, name="norm", opset=15, count=None, variance="convert"):
+    """Return a layer as a BatchNormalization node, for inference.
+
+    Parameters
+    ----------
+    layer : BatchNorm
+        Of any convention. Its channel axis must be 1, as ONNX has it.
+    x, y : str
+        The names of the node's input and output.
+    name : str
+        Of the node; those of its initializers begin with it.
+    opset : int
+        7 or later. Up to 14 x must have the layer's dtype; bfloat16 needs 14.
+    count, variance
+        How an unbiased running variance becomes ONNX', see `convert`. For inference alone "keep" is the right one: y
+        stays what it is.
+
+    Returns
+    -------
+    OnnxNode
+        ``node, initializers``, for `onnx.helper.make_graph`. epsilon and momentum become float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `convert`; for a layer with an activation, without running statistics or with another axis, and for opsets
+        that do not have the dtype.
+    ImportError
+        If onnx is not installed.
+    """
+    onnx = library("onnx", "onnx")
+    layer = exported(layer, conventions.ONNX, "ONNX", count=count, variance=variance)
+    if layer.axis != 1:
+        raise ValueError(f"axis must be 1, as in ONNX; got {layer.axis}")
+    if not isinstance(opset, int) or opset < 7:
+        raise ValueError(f"opset must be 7 or later; got {opset!r}")
+    if layer.dtype.name == "bfloat16" and opset < 14:
+        raise ValueError(f"opset must be 14 or later for bfloat16; got {opset}")
+    ones = np.ones(layer.num_features, layer.dtype)
+    arrays = {"weight": ones, "bias": 0 * ones, **layer.state_dict()}
+    tensors = [onnx.numpy_helper.from_array(arrays[own], f"{name}.{what}") for own, what in _NAMES.items()]
+    numbers = {"epsilon": layer.eps} | ({} if layer.momentum is None else {"momentum": layer.momentum})
+    inputs = [x, *(tensor.name for tensor in tensors)]
+    return OnnxNode(onnx.helper.make_node("BatchNormalization", inputs, [y], name=name, **numbers), tensors)
