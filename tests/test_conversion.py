@@ -1,6 +1,9 @@
 """test_conversion: layers as other conventions write them, held against layers trained under those from the start."""
 
+import copy
 import itertools
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -68,9 +71,9 @@ def test_count_travels_in_files_and_states(tmp_path, suffix):
     other = cbn.BatchNorm(4, eps=1e-3, momentum=0.9, convention="keras", dtype=np.float64)
     other.load_state_dict(layer.state_dict())
     assert layer.state_dict()._metadata[""]["count"] == 5
-    for copy in (loaded, other):
-        assert copy.count == 5
-        assert_like(cbn.convert(copy, "torch"), trained("torch", xs))
+    for same in (loaded, other):
+        assert same.count == 5
+        assert_like(cbn.convert(same, "torch"), trained("torch", xs))
 
 
 def test_state_that_does_not_know():
@@ -85,9 +88,101 @@ def test_state_that_does_not_know():
     ):
         cbn.convert(other, "torch")
     assert_like(cbn.convert(other, "torch", count=5), trained("torch", xs))
-    other.num_batches_tracked[...] = 0  # as in old states: then the start counts as forgotten
+    other.load_state_dict({**layer.state_dict(), "num_batches_tracked": 0})  # as in old ones: the start is forgotten
     converted = cbn.convert(other, "torch", count=5)
     np.testing.assert_allclose(converted.running_var, other.running_var * 5 / 4, rtol=1e-14)
+
+
+@pytest.mark.parametrize("batches_known", [True, False])
+def test_a_state_that_is_trained_on(batches_known):
+    """What its start weighs is settled as it is loaded, whatever momentum and counter do afterwards."""
+    xs, layers = batches(6, 5), [trained("keras", []), trained("torch", [])]
+    for layer in layers:
+        for x in xs[:3]:
+            layer(x)
+        state = dict(layer.state_dict())
+        if not batches_known:
+            state["num_batches_tracked"] = np.array(0)
+        layer.load_state_dict(state)
+        layer.momentum = 0.5
+        for x in xs[3:]:
+            layer(x)
+    converted = cbn.convert(layers[0], "torch", count=5)
+    error = abs(converted.running_var - layers[1].running_var).max()
+    assert error < 1e-13 if batches_known else 1e-3 < error < 0.9**3 * 0.5**3 / 4 + 1e-13  # that of the start, at most
+
+
+def test_a_fresh_state_is_fresh():
+    """A module that was not trained yet goes through every convention untouched."""
+    layer = cbn.BatchNorm(4, dtype=np.float64)
+    layer.load_state_dict(dict(layer.state_dict()))
+    assert layer.count == 0
+    np.testing.assert_array_equal(cbn.convert(layer, "keras").running_var, 1)
+    layer(batches(1, 5)[0])
+    assert layer.count == 5
+
+
+def test_filled_by_hand():
+    """A running variance that is not 1 when the first batch comes is as one that was loaded."""
+    layers = [trained("keras", []), trained("torch", [])]
+    layers[0].running_var[...], layers[1].running_var[...] = 4.0, 5.0  # of 5 values
+    for layer in layers:
+        layer(batches(1, 5)[0])
+        assert layer.count is None
+    assert_like(cbn.convert(layers[0], "torch", count=5), layers[1])
+
+
+def test_batches_of_options():
+    """A frozen phase and a batch of momentum 0 leave no trace; renorm leaves no average of variances."""
+    layer = trained("keras", batches(1, 5))
+    layer.frozen = True
+    layer(batches(1, 6)[0])
+    layer.frozen, layer.momentum = False, 1.0
+    layer(batches(1, 6)[0])
+    layer.momentum = 0.9
+    layer(batches(1, 5)[0])
+    assert layer.count == 5
+    renormalized = trained("keras", batches(1, 5), renorm=True)
+    renormalized.renorm = False
+    renormalized(batches(1, 5)[0])
+    assert renormalized.count is None
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_know_their_batches(copy_of):
+    layer = copy_of(trained("keras", batches(2, 5)))
+    assert layer.count == 5
+    assert_like(cbn.convert(layer, "torch"), trained("torch", batches(2, 5)))
+    layer(batches(1, 6)[0])
+    assert layer.count is None
+
+
+def test_ghost_batches_that_are_skipped():
+    xs = batches(2, 6)
+    xs[1][0] = np.nan
+    xs[1] = xs[1][:5]  # parts of 3, skipped, and 2
+    layer = trained("keras", xs[:1], virtual_batch_size=3, nonfinite="skip")
+    assert layer.count == 3
+    layer(xs[1])
+    assert layer.count is None and np.isfinite(layer.running_var).all()
+
+
+def test_converted_while_it_trains():
+    """A copy is one of a moment: its statistics and its history belong together."""
+    layer, xs = trained("keras", []), batches(300, 5)
+    with ThreadPoolExecutor(2) as pool:
+        work = pool.submit(lambda: [layer(x) for x in xs])
+        while not work.done():
+            converted = cbn.convert(layer, "torch")
+            twin = trained("torch", xs[: int(converted.num_batches_tracked)])
+            np.testing.assert_allclose(converted.running_var, twin.running_var, rtol=1e-12)
+
+
+def test_weights_that_sum_to_less_than_one():
+    layer = trained("keras", [])
+    layer(batches(1, 4)[0], sample_weight=np.full(4, 0.2))
+    with pytest.raises(ValueError, match=r"count must be more than 1 for an unbiased variance; got 0\.8"):
+        cbn.convert(layer, "torch")
 
 
 def test_batches_of_several_sizes():
@@ -194,6 +289,22 @@ def test_convention_set_on_the_way():
     assert layer.count == 5
     layer.convention = "torch"
     assert layer.count is None
+    untracked = cbn.BatchNorm(4, track_running_stats=False)
+    untracked.convention = "keras"
+    with pytest.raises(ValueError, match="track_running_stats must be True with eps outside the root"):
+        untracked.convention = "notes"
+    assert untracked.convention.name == "keras"
+
+
+def test_kept_there_and_back():
+    """The numbers kept twice: what the start weighs is still known."""
+    layer = trained("torch", batches(1, 5))
+    layer.momentum = 0.5
+    layer(batches(2, 5)[1])
+    kept = cbn.convert(cbn.convert(layer, "keras", variance="keep"), "torch", variance="keep")
+    np.testing.assert_allclose(
+        cbn.convert(kept, "keras", count=5).running_var, cbn.convert(layer, "keras").running_var, rtol=1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,6 +340,15 @@ def test_variance_that_the_dtype_cannot_hold():
     layer.running_var[...] = 60000
     with pytest.raises(ValueError, match="running_var must fit float16 after conversion; got 120000"):
         cbn.convert(layer, "torch", count=2)
+    layer = cbn.BatchNorm(1, dtype=np.float16, convention="onnx", eps=1e-9)
+    layer.running_var[...] = 0
+    with pytest.raises(ValueError, match="running_var must fit float16 after conversion; got 1e-09"):
+        cbn.convert(layer, "notes")
+
+
+def test_momenta_are_decimal_numbers():
+    for kept, new in ((0.99, 0.01), (0.9999, 0.0001), (1.0, 0.0)):
+        assert cbn.convert(cbn.BatchNorm(1, momentum=kept, convention="keras"), "torch").momentum == new
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """test_interop: what converters refuse, and what they do without the libraries of the other systems."""
 
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cbn.interop import flax, keras, sklearn, torch
 ONES = np.ones(3, np.float32)
 TORCH = {"bn.weight": ONES, "bn.bias": ONES, "bn.running_mean": ONES, "bn.running_var": ONES, "conv.weight": ONES}
 KERAS = [2 * ONES, 3 * ONES, 4 * ONES, 5 * ONES]
+NAMED = dict(zip(("gamma", "beta", "moving_mean", "moving_variance"), KERAS, strict=True))
 FLAX = {
     "params": {"bn": {"scale": ONES}, "dense": {"kernel": ONES}},
     "batch_stats": {"bn": {"mean": ONES, "var": ONES}},
@@ -38,7 +40,7 @@ FLAX = {
         (({**TORCH, "bn.bias": np.ones((3, 1))}, "bn"), ValueError, r"bn.bias must have rank 1; got shape \(3, 1\)"),
         (({**TORCH, "bn.bias": "abc"}, "bn"), TypeError, "bn.bias must be an array of real numbers; got <U3"),
         (({**TORCH, "bn.bias": [[1], [2, 3]]}, "bn"), TypeError, "bn.bias must be an array of real numbers; got list"),
-        (({**TORCH, "bn.running_var": -ONES}, "bn"), ValueError, "running_var must be >= 0; got -1.0"),
+        (({**TORCH, "bn.running_var": -ONES}, "bn"), ValueError, "bn.running_var must be >= 0; got -1.0"),
         (
             ({"running_mean": ONES},),
             ValueError,
@@ -60,6 +62,9 @@ def test_torch_prefixes():
     for prefix in ("bn", "bn."):
         layer = torch.from_state_dict(TORCH, prefix, eps=0.5, momentum=None, axis=-1)
         assert (layer.eps, layer.momentum, layer.axis, layer.num_batches_tracked) == (0.5, None, -1, 0)
+    frozen = OrderedDict(TORCH)
+    frozen._metadata = {"bn": {"version": 3}}  # Detectron2's frozen norms have no counter
+    assert torch.from_state_dict(frozen, "bn").num_batches_tracked == 0
     half = {key: value.astype(np.float16) for key, value in TORCH.items()}
     half["bn.running_var"] = ONES  # the widest counts
     assert torch.from_state_dict(half, "bn").dtype == np.float32
@@ -73,8 +78,16 @@ def test_torch_prefixes():
         ((KERAS[:3],), ValueError, "config must have scale and center where weights lack one of gamma and beta"),
         ((KERAS, {"scale": False}), ValueError, "weights must be beta, moving_mean, moving_variance; got 4 arrays"),
         ((KERAS[:1],), ValueError, "weights must be moving_mean, moving_variance; got 1 arrays"),
-        (({"gamma": ONES},), ValueError, "weights must have names from gamma, .*; got gamma"),
+        (({"gamma": ONES},), ValueError, "weights must have all that belong together of gamma, .*; got gamma"),
         (({"moving_mean": ONES, "moving_variance": ONES, "kernel": ONES},), ValueError, "got moving_mean, .*, kernel"),
+        ((KERAS, {"class_name": "BatchNormalization", "config": {}}), ValueError, "config must be what get_config"),
+        ((KERAS, {"virtual_batch_size": 8}), ValueError, "virtual_batch_size must be None, as in Keras 3; got 8"),
+        ((dict(zip("abcd", KERAS, strict=True)),), ValueError, "weights must have all that belong together of gamma"),
+        (({**NAMED, "moving_stddev": ONES},), ValueError, "weights must have all that belong together of gamma"),
+        ((NAMED, {"center": False}), ValueError, "config must have center=True for these weights; got False"),
+        ((NAMED, {"renorm": True}), ValueError, "config must have renorm=False for these weights; got True"),
+        ((7 * [ONES], {"renorm_momentum": None}), TypeError, r"renorm_momentum must be a number in \[0, 1\]; got None"),
+        ((7 * [ONES], {"renorm_momentum": 2}), ValueError, r"renorm_momentum must be a number in \[0, 1\]; got 2"),
         ((KERAS, {"momentum": 2}), ValueError, r"momentum must be a number in \[0, 1\]; got 2"),
         (([*KERAS[:3], np.ones(4)],), ValueError, r"moving_variance must have shape \(3,\), as gamma has; got"),
     ],
@@ -95,15 +108,26 @@ def test_keras_orders():
     assert keras.from_weights(weights).bias is None
 
 
+def test_keras_counts_and_fused_variances():
+    """Of Keras 2 on images the moving variance is unbiased, as torch's; of a start that is known, a share stays."""
+    config = {"momentum": 0.9}
+    layer = keras.from_weights(KERAS, config, fused=True)
+    np.testing.assert_array_equal(cbn.convert(layer, "torch").running_var, 5)
+    np.testing.assert_allclose(cbn.convert(layer, "keras", count=5).running_var, 4)
+    layer = keras.from_weights(KERAS, config, num_batches=2)
+    assert layer.num_batches_tracked == 2
+    np.testing.assert_allclose(cbn.convert(layer, "torch", count=5).running_var, 0.81 + (5 - 0.81) * 5 / 4, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ((5,), TypeError, "variables must be a dict; got int"),
         ((FLAX, 3), TypeError, "path must be a text; got int"),
-        ((FLAX,), ValueError, "path must lead to mean, var and at most scale and bias; got bn, dense at ''"),
-        ((FLAX, "dense"), ValueError, "got kernel at 'dense'"),
-        ((FLAX, "bn/mean"), ValueError, "got nothing at 'bn/mean'"),
-        ((FLAX, "block/bn"), ValueError, "got nothing at 'block/bn'"),
+        ((FLAX,), ValueError, r"path must lead to mean, var .* scale and bias \(bn\); got '', with bn, dense"),
+        ((FLAX, "dense"), ValueError, "got 'dense', with kernel"),
+        ((FLAX, "bn/mean"), ValueError, "got 'bn/mean', with nothing"),
+        ((FLAX, "block/bn"), ValueError, "got 'block/bn', with nothing"),
     ],
 )
 def test_flax_variables(arguments, error, message):
@@ -113,6 +137,9 @@ def test_flax_variables(arguments, error, message):
 
 def test_flax_paths():
     assert flax.from_variables(FLAX, "bn").bias is None
+    assert flax.from_variables({"params": {"scale": ONES, "mean": ONES, "var": ONES}}, "params").bias is None
+    with pytest.raises(TypeError, match="mean must be an array without a mask"):
+        flax.from_variables({"mean": np.ma.masked_array(ONES), "var": ONES})
     assert flax.from_variables({"norms": {0: {"mean": ONES, "var": ONES}}}, "norms/0").num_features == 3
     assert flax.to_variables(cbn.BatchNorm(1, affine=False), "a/b", nnx=True)["a"]["b"].keys() == {"mean", "var"}
 

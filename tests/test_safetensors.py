@@ -51,6 +51,14 @@ def test_round_trip(tmp_path, options, layer_class):
     assert os.listdir(tmp_path) == ["layer.safetensors"]
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_parameters_in_another_byte_order(tmp_path, suffix):
+    layer = cbn.BatchNorm(3)
+    layer.weight = np.arange(3, dtype=np.dtype(np.float32).newbyteorder())
+    layer.save(tmp_path / f"layer{suffix}")
+    np.testing.assert_array_equal(cbn.BatchNorm.load(tmp_path / f"layer{suffix}").weight, [0, 1, 2])
+
+
 def test_other_programs_read_torchs_keys(good):
     arrays, meta, _ = good
     assert sorted(arrays) == ["bias", "num_batches_tracked", "running_mean", "running_var", "weight"]

@@ -32,9 +32,22 @@ def test_there_and_back():
     np.testing.assert_array_equal(back.scale_, scaler.scale_)
     np.testing.assert_array_equal(back.transform(samples(1)), scaler.transform(samples(1)))
     np.testing.assert_array_equal(back.var_[:3], scaler.var_[:3])
-    assert back.n_samples_seen_ == scaler.n_samples_seen_ and back.n_features_in_ == 4
+    assert back.n_features_in_ == 4 and not hasattr(back, "n_samples_seen_")  # the constant feature has no variance
     x = samples(2)
     np.testing.assert_allclose(back.inverse_transform(back.transform(x)), x)
+
+
+def test_number_of_samples():
+    scaler = StandardScaler().fit(samples()[:, :3])
+    layer = interop.from_scaler(scaler)
+    assert layer.count == 20 and interop.to_scaler(layer).n_samples_seen_ == 20
+    undivided = StandardScaler(with_std=False).fit(samples())
+    assert interop.from_scaler(undivided).count is None
+    fresh = interop.to_scaler(cbn.BatchNorm(3))
+    assert interop.from_scaler(fresh).count is None  # which has seen none
+    moving = cbn.BatchNorm(4, convention="onnx")
+    moving(samples().astype(np.float32))
+    assert not hasattr(interop.to_scaler(moving), "n_samples_seen_")  # its mean is no mean of samples
 
 
 def test_it_goes_on_from_there():

@@ -44,6 +44,8 @@ cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str
     if zero_debias and momentum is not None and factor > 0:
         mean_factor = factor / -expm1((tracked[0] + 1) * log1p(-factor))
     cdef Py_ssize_t channels = cnp.PyArray_DIM(mean, 0)
+    if history is not None and (<double *>data(history))[0] == 0 and (running.var != 1).any():
+        history[:] = NAN, 0  # filled by hand before the first batch: as a state that says nothing of its batches
     var = averaged_deviation(running.var, m2, count, factor) if variance == "deviation" else None
     cbn_update_running(data(running.mean), <double *>data(mean), 1, mean_factor, running.dtype, channels)
     if var is None:
@@ -52,7 +54,7 @@ cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str
         np.copyto(running.var, var)
     if tracked != NULL:
         tracked[0] += 1
-    if history is not None:
+    if history is not None and factor > 0:
         remember(<double *>data(history), count, factor)
 
 
@@ -60,9 +62,9 @@ cdef void remember(double *history, double count, double factor):
     """The count of all batches, NaN once they differ, and the weight that the start of the variance still has."""
     if history[0] == 0 or factor == 1:
         history[0] = count
-    elif factor > 0 and history[0] != count:
+    elif history[0] != count:
         history[0] = NAN
-    history[1] = 0 if factor == 1 else history[1] * (1 - factor)  # NaN, unknown, is over with the rest
+    history[1] *= 1 - factor
 
 
 cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var, bint updates,

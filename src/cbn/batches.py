@@ -246,14 +246,15 @@ def _renormalized(layer, x, residual, mask, sample_weight, out):
     y = _core.inference(x, mean, var, weight, bias, layer.eps, layer.axis, out, None, layer.num_features, *extras)
     if count and not skipped:
         with layer._lock:
-            _core.assign([*running, layer.renorm_mean, layer.renorm_std], _moved_renormalized(layer, mean, std))
+            targets = [*running, layer.renorm_mean, layer.renorm_std, layer._history]
+            _core.assign(targets, _moved_renormalized(layer, mean, std))
     batch = Renormalized(layer, x, y, mean, inv_std, residual, mask, sample_weight)
     batch.r, batch.d = r, d
     return y, batch
 
 
 def _moved_renormalized(layer, mean, std):
-    """The new running and renorm statistics. As in Keras it is the deviations, not the variances, that are averaged."""
+    """The new running and renorm statistics, and history. As in Keras deviations are averaged, not variances."""
     tracked = layer.num_batches_tracked + 1
     factor = 1 / int(tracked) if layer.momentum is None else layer.convention.weight_of_new(layer.momentum)
     with np.errstate(all="ignore"):
@@ -263,4 +264,5 @@ def _moved_renormalized(layer, mean, std):
         moved = [(1 - layer.renorm_momentum) * old + layer.renorm_momentum * new for old, new in pairs]
         values = [running_mean, np.maximum(np.square(running_std) - layer.eps, 0)]
         dtype = layer.running_mean.dtype
-        return [*(v.astype(dtype) for v in values), tracked, *(v.astype(layer.renorm_mean.dtype) for v in moved)]
+        moved = [v.astype(layer.renorm_mean.dtype) for v in moved]
+        return [*(v.astype(dtype) for v in values), tracked, *moved, (np.nan, 0)]

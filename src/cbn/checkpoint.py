@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core, options
+from .arrays import array_of
 from .containers import container_of
 from .conventions import Convention
 
@@ -30,8 +31,8 @@ class LoadResult(NamedTuple):
     unexpected_keys: list
 
 
-def load_state(layer, state, strict=True):
-    """Check the whole state, then copy it into the layer's arrays."""
+def load_state(layer, state, strict=True, names=None):
+    """Check the whole state, then copy it into the layer's arrays; `names` is what texts call them."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a dict of arrays; got {type(state).__name__}")
     _core.check_flag(strict, "strict")
@@ -39,9 +40,10 @@ def load_state(layer, state, strict=True):
     metadata = _metadata_of(state)
     missing = [key for key in target if key not in state]
     unexpected = [key for key in state if key not in target]
-    values = {key: _converted(state[key], key, target[key]) for key in target if key in state}
-    if "num_batches_tracked" in missing and "running_mean" in state and (metadata.get("version") or 1) < 2:
-        missing.remove("num_batches_tracked")  # version 1 had statistics without a counter
+    called = {key: (names or {}).get(key, key) for key in target}
+    values = {key: _converted(state[key], key, target[key], called[key]) for key in target if key in state}
+    if "num_batches_tracked" in missing and "running_mean" in state and metadata.get("version") != 2:
+        missing.remove("num_batches_tracked")  # as in version 1, and in torchvision's and Detectron2's frozen norms
         values["num_batches_tracked"] = np.array(0, np.int64)
     if strict and (missing or unexpected):
         differences = [f"no {key}" for key in missing] + [f"also {key}" for key in unexpected]
@@ -59,14 +61,14 @@ def load_state(layer, state, strict=True):
             raise ValueError(f"{key} must be writeable; got a read-only array")
     targets = {key: target[key] for key in values}
     if "running_var" in values:
-        targets["history"], values["history"] = layer._history, metadata["history"]
+        targets["history"], values["history"] = layer._history, _history_of(metadata, values, layer)
     with layer._lock:
         _core.assign(targets.values(), values.values())
     return LoadResult(missing, unexpected)
 
 
 def _metadata_of(state):
-    """version, eps and convention, as far as the state has them, and the history."""
+    """version, eps, convention and history, as far as the state has them."""
     metadata = getattr(state, "_metadata", None) or {}
     own = metadata.get("", {}) if isinstance(metadata, Mapping) else metadata
     if not isinstance(own, Mapping):
@@ -77,36 +79,43 @@ def _metadata_of(state):
     for name in ("version", "eps", *HISTORY):
         if not isinstance(own.get(name, 0), numbers.Real | None):
             raise TypeError(f"state must have a number for {name}; got {own[name]!r}")
-    return {**own, "convention": convention, "history": _history_of(own)}
+    for name, largest in zip(HISTORY, (sys.float_info.max, 1), strict=True):
+        if own.get(name) is not None and not 0 <= own[name] <= largest:
+            raise ValueError(f"state must have a {name} between 0 and {largest}; got {own[name]}")
+    return {**own, "convention": convention}
 
 
-def _history_of(metadata):
-    """What a layer remembers of its batches; NaN where nothing is known."""
-    values = [metadata.get(name) for name in HISTORY]
-    for name, value, largest in zip(HISTORY, values, (sys.float_info.max, 1), strict=True):
-        if value is not None and not 0 <= value <= largest:
-            raise ValueError(f"state must have a {name} between 0 and {largest}; got {value}")
-    return np.array(values, np.float64)  # of None it makes NaN
+def _history_of(metadata, values, layer):
+    """What the layer remembers of its batches: count (NaN: unknown), and the weight that the variance's start has."""
+    count, start = (metadata.get(name) for name in HISTORY)
+    untouched = not values.get("running_mean", layer.running_mean).any() and (values["running_var"] == 1).all()
+    if untouched and start is None:
+        return np.array([0.0, 1.0])
+    if start is None:
+        batches = int(values.get("num_batches_tracked", layer.num_batches_tracked))
+        new = layer.convention.weight_of_new(layer.momentum)
+        start = 0.0 if batches == 0 or new is None else (1 - new) ** batches
+    return np.array([np.nan if count is None else float(count), float(start)])
 
 
-def _converted(value, key, target):
-    value = _core.unmasked(value, key)
+def _converted(value, key, target, name):
+    value = array_of(value, name)
     if value.dtype.name == "bfloat16":
         value = value.astype(np.float32)
     if value.dtype.kind not in ("iu" if key == "num_batches_tracked" else "iuf"):
         kind = "an integer" if key == "num_batches_tracked" else "an array of real numbers"
-        raise TypeError(f"{key} must be {kind}; got {value.dtype}")
+        raise TypeError(f"{name} must be {kind}; got {value.dtype}")
     if value.shape != target.shape:
-        raise ValueError(f"{key} must have shape {target.shape}; got {value.shape}")
+        raise ValueError(f"{name} must have shape {target.shape}; got {value.shape}")
     if key in ("running_var", "num_batches_tracked", "renorm_std") and (value < 0).any():
-        raise ValueError(f"{key} must be >= 0; got {value.min()}")
+        raise ValueError(f"{name} must be >= 0; got {value.min()}")
     if key == "num_batches_tracked" and value > 2**62:
-        raise ValueError(f"{key} must be at most 2**62; got {value}")
+        raise ValueError(f"{name} must be at most 2**62; got {value}")
     with np.errstate(all="ignore"):
         converted = value.astype(target.dtype)
     lost = np.isfinite(value) & ~np.isfinite(converted)
     if lost.any():
-        raise ValueError(f"{key} must fit {target.dtype}; got {value[lost].flat[0]}")
+        raise ValueError(f"{name} must fit {target.dtype}; got {value[lost].flat[0]}")
     return converted
 
 

@@ -26,6 +26,7 @@ class Npz:
 
     @staticmethod
     def write(path, meta, arrays):
+        arrays = {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays.items()}
         # bfloat16 as its bits: the .npy format knows NumPy's own types only
         arrays = {name: a.view(np.uint16) if a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
         with open(path, "xb") as file:

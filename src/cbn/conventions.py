@@ -16,10 +16,16 @@ __all__ = [
     "TF_FUSED",
     "TORCH",
     "Convention",
+    "complement",
     "known",
     "named",
     "one_of",
 ]
+
+
+def complement(weight):
+    """Return 1 - weight, as a decimal number: 0.01 of 0.99."""
+    return round(1 - weight, 15)
 
 
 def one_of(name, value, allowed):

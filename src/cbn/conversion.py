@@ -43,9 +43,10 @@ def convert(layer, convention, *, count=None, variance="convert"):
     Notes
     -----
     A running variance is ``start + s``: what its first value, 1, still weighs, and the batches' variances, all of which
-    ``n / (n - 1)`` makes unbiased where all have n values. So the conversion is exact, up to one rounding to the
-    layer's dtype. The layer counts `start` along; for a state that does not have it, it is computed from
-    num_batches_tracked and momentum, and is 0 where that counter is 0.
+    ``n / (n - 1)`` makes unbiased where all have n values. So the conversion is exact, up to the roundings of the
+    layer's dtype, which for 16 bits add up over the batches. The layer counts `start` along; for a state that does not
+    have it, it is computed from num_batches_tracked and momentum as the state is loaded, and is 0 where that counter
+    is 0.
 
     With eps on the other side of the root, the whole denominator goes into the running variance, and eps becomes 0.
 
@@ -69,7 +70,7 @@ def convert(layer, convention, *, count=None, variance="convert"):
         _convert_statistics(converted, convention, count, variance == "keep")
     converted._convention = convention
     if layer.momentum is not None and convention.momentum_weighs != layer.convention.momentum_weighs:
-        converted.momentum = float(f"{1 - layer.momentum:.15g}")  # 0.01 of 0.99
+        converted.momentum = conventions.complement(_core.check_momentum(layer.momentum))
     if layer.one_value == layer.convention.one_value:
         converted.one_value = convention.one_value
     options.check_together(converted)
@@ -82,16 +83,16 @@ def _convert_statistics(layer, convention, count, keep):
     fresh = layer.count == 0 and (running == _START).all()
     if convention.variance != own.variance and not fresh and not layer.renorm:  # which has its own average
         if keep:
-            layer._history[...] = np.nan
+            layer._forget_count()
         else:
             running = _other_variance(layer, running, convention.variance, count)
     if convention.eps_place != own.eps_place:
         running = running + layer.eps if own.eps_place == "inside" else np.square(np.sqrt(running) + layer.eps)
         layer.eps = 0.0
-        layer._history[...] = np.nan
+        layer._history[...] = np.nan, 0  # what came from the start is no longer 1
     with np.errstate(all="ignore"):
         rounded = running.astype(layer.dtype)
-    lost = np.isfinite(running) & ~np.isfinite(rounded)
+    lost = np.isfinite(running) & (~np.isfinite(rounded) | ((running > 0) & (rounded == 0)))
     if lost.any():
         raise ValueError(f"running_var must fit {layer.dtype} after conversion; got {running[lost][0]}")
     layer.running_var = rounded
@@ -108,25 +109,17 @@ def _other_variance(layer, running, target, count):
             f"count must be given to make the {source} running variance {target}, since that of the batches is unknown "
             "or was not the same for all; got None (variance='keep' needs none, and keeps y in evaluation)"
         )
-    start = layer._history[1] if layer._history[0] != 0 else np.nan
-    if np.isnan(start):
-        start = _start_weight(layer)
+    start = layer._history[1] if layer._history[0] != 0 else 0.0  # filled by hand, if there was no batch
     part = running - start * _START
-    rounding = 1e-3 if layer.dtype.itemsize > 2 else 0.1  # of one batch after the other
-    if (part < -rounding * start * _START).any():
+    rounding = (1e-3 if layer.dtype.itemsize > 2 else 0.1) * start * _START  # of one batch after the other
+    if n <= 1 and (np.abs(part) > rounding).any():
+        raise ValueError(f"count must be more than 1 for an unbiased variance; got {n}, of sample weights")
+    if (part < -rounding).any():
         channel = int(part.argmin())
         raise ValueError(
             f"running_var must be at least {start:.6g}, which its start still weighs; got {running[channel]:.6g} in "
             f"channel {channel}: it comes from elsewhere (variance='keep' takes it as it is)"
         )
     layer._history[...] = n, start
-    factor = n / (n - 1) if n > 1 else 1.0  # one value has no variance of either kind
+    factor = n / (n - 1) if n > 1 else 1.0  # of one value there is no variance, and nothing to convert
     return start * _START + part * (factor if target == "unbiased" else 1 / factor)
-
-
-def _start_weight(layer):
-    """The weight that the first value still has after that many batches with this momentum."""
-    batches = int(layer.num_batches_tracked)
-    if batches == 0 or layer.momentum is None:
-        return 0.0
-    return (1 - layer.convention.weight_of_new(layer.momentum)) ** batches

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import _core
+from .arrays import real
 
 __all__ = ["convolve", "difference"]
 
@@ -37,7 +37,7 @@ def difference(before, after, line, following, transposed, sample):
     channels, spatial = kernel.shape[0] * kernel.shape[2], kernel.shape[3:]
     if sample is True:
         sample = np.random.default_rng(0).standard_normal((2, channels, *(k + 2 for k in spatial)))
-    sample = _core.real(sample, "verify").astype(np.float64)
+    sample = real(sample, "verify").astype(np.float64)
     if sample.ndim != 2 + len(spatial) or sample.shape[1] != channels:
         raise ValueError(f"verify must have shape (N, {channels}{', ...' * len(spatial)}); got {sample.shape}")
     if 0 in sample.shape[:1] + sample.shape[2:]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _core, conventions, reference
+from .arrays import real
 from .evidence import explain_running, explain_y
 from .report import EPS
 
@@ -147,7 +148,7 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
     differs: eps is 0.001, the default of torch is 1e-05
     """
     assumed = conventions.named(assumed)
-    x = _real(x, "x")
+    x = real(x, "x")
     axis = _core.channel_axis(axis, x)
     after = _State(state, "state", x.shape[axis])
     old = _State(before, "before", x.shape[axis])
@@ -174,18 +175,8 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
 # --- what is given ---
 
 
-def _real(value, name):
-    if not isinstance(value, np.ndarray):
-        try:
-            value = np.asarray(value)
-        except Exception as error:  # a tensor that needs a gradient, a ragged list
-            text = (str(error).splitlines() or [type(error).__name__])[0]
-            raise TypeError(f"{name} must be an array of real numbers; got {type(value).__name__}: {text}") from None
-    return _core.real(value, name)
-
-
 def _given_y(y, x):
-    y = _real(y, "y")
+    y = real(y, "y")
     if y.shape != x.shape:
         raise ValueError(f"y must have shape {x.shape}, as x has; got {y.shape}")
     return y
@@ -199,7 +190,7 @@ class _State:
         if state is not None and not hasattr(state, "keys"):
             raise TypeError(f"{name} must be a dict of arrays; got {type(state).__name__}")
         for own, key in ((own, key) for own, names in _NAMES.items() for key in names if key in (state or ())):
-            value = _real(state[key], f"{name}[{key!r}]")
+            value = real(state[key], f"{name}[{key!r}]")
             if arrays[own] is None:
                 arrays[own] = reference._wide(value)
                 self.precision = max(self.precision, EPS.get(value.dtype.name, EPS["float32"]))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core, options
+from .arrays import array_of, real
 from .convolution import difference
 from .layer import BatchNorm
 
@@ -175,14 +176,14 @@ def _line(norm, name="norm"):
         return norm.affine_map()
     if not isinstance(norm, tuple | list) or len(norm) != 2:
         raise TypeError(f"{name} must be a BatchNorm or a pair of scale and shift; got {type(norm).__name__}")
-    scale, shift = (_core.real(value, f"{name}[{k}]").astype(np.float64) for k, value in enumerate(norm))
+    scale, shift = (real(value, f"{name}[{k}]").astype(np.float64) for k, value in enumerate(norm))
     if scale.ndim != 1 or scale.shape != shift.shape:
         raise ValueError(f"{name} must have two arrays of one shape (C,); got {scale.shape} and {shift.shape}")
     return scale, shift
 
 
 def _weight(weight, least, most=None):
-    weight = _core.unmasked(weight, "weight")
+    weight = array_of(weight, "weight")
     if weight.dtype.name not in ("float32", "float64", "float16", "bfloat16"):
         raise TypeError(f"weight must be float32, float64, float16 or bfloat16; got {weight.dtype}")
     if weight.ndim < least or (most is not None and weight.ndim > most):
@@ -229,7 +230,7 @@ def _fold(given, bias, norm, axis, following, verify, groups=1, transposed=False
     of, channels = ("input", groups * into) if _core.check_flag(following, "following") else ("output", groups * out)
     if scale.size != channels:
         raise ValueError(f"norm must have {channels} channels, the {of} channels of weight; got {scale.size}")
-    bias = np.zeros(groups * out) if bias is None else _core.real(bias, "bias").astype(np.float64)
+    bias = np.zeros(groups * out) if bias is None else real(bias, "bias").astype(np.float64)
     if bias.shape != (groups * out,):
         raise ValueError(f"bias must have shape ({groups * out},), one value per output channel; got {bias.shape}")
     padded = None if padding is None else _is_padded(padding)

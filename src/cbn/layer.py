@@ -139,7 +139,7 @@ class BatchNorm(State):
         zero_debias=False,
     ):
         self.num_features = _core.check_size(num_features, "num_features")
-        self.convention = convention
+        self._convention = conventions.named(convention)
         eps, momentum, one_value = (
             getattr(self.convention, name) if value is options.DEFAULT else value
             for name, value in (("eps", eps), ("momentum", momentum), ("one_value", one_value))
@@ -181,20 +181,6 @@ class BatchNorm(State):
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
         text += f", bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         return f"{type(self).__name__}({text}{options.described(self)})"
-
-    @property
-    def convention(self):
-        """The `Convention`; may be set to one, or to a name. It changes neither eps and momentum nor the statistics.
-
-        `cbn.convert` makes a layer that changes them, too.
-        """
-        return self._convention
-
-    @convention.setter
-    def convention(self, value):
-        before, self._convention = getattr(self, "_convention", None), conventions.named(value)
-        if before and before.variance != self._convention.variance and self.count != 0:
-            self._history[...] = np.nan  # what is averaged from now on is something else
 
     # --- the operations ---
 
@@ -303,31 +289,6 @@ class BatchNorm(State):
         self.batch_mean = self.batch_inv_std = None
 
     # --- tools ---
-
-    def affine_map(self):
-        """Return scale and shift with ``y = scale * x + shift`` in evaluation mode.
-
-        Returns
-        -------
-        scale, shift : ndarray of float64, shape (C,)
-            ``weight / sqrt(running_var + eps)``, or what the convention has for that, and
-            ``bias - scale * running_mean``: Algorithm 2, line 11.
-
-        Raises
-        ------
-        RuntimeError
-            If the layer has no running statistics.
-        ValueError
-            If a running variance is negative.
-        """
-        if self.running_mean is None:
-            raise RuntimeError("affine_map must be called on a layer with running statistics; got none")
-        _core.check_not_negative(self.running_var, "running_var")
-        _, var, eps = batches.running_line(self)
-        scale = batches.inverse_std(var.astype(np.float64), eps)
-        if self.weight is not None:
-            scale *= self.weight
-        return scale, (0 if self.bias is None else self.bias) - scale * self.running_mean
 
     def check(self, x, dy=None, *, residual=None, mask=None, sample_weight=None):
         """Compare forward, backward, running update and inference on x with the oracle. Leaves the layer as it was.

@@ -4,13 +4,15 @@ import copy
 import threading
 from collections import OrderedDict
 
-from . import _core, checkpoint
+import numpy as np
+
+from . import _core, batches, checkpoint, conventions, options
 
 __all__ = ["State"]
 
 
 class State:
-    """The part of `BatchNorm` that does no arithmetic."""
+    """The part of `BatchNorm` that normalizes nothing."""
 
     def train(self, mode=True):
         """Switch to training mode (or evaluation mode, if mode is False), and return the layer."""
@@ -44,8 +46,34 @@ class State:
             self.bias[...] = 0
 
     @property
+    def convention(self):
+        """The `Convention`; may be set to one, or to a name. It changes neither eps and momentum nor the statistics.
+
+        `cbn.convert` makes a layer that changes them, too.
+        """
+        return self._convention
+
+    @convention.setter
+    def convention(self, value):
+        value, before = conventions.named(value), self._convention
+        with self._lock:
+            self._convention = value
+            try:
+                options.check_together(self)
+            except ValueError:
+                self._convention = before
+                raise
+            if before.variance != value.variance and self.count != 0:
+                self._forget_count()  # what is averaged from now on is something else
+
+    @property
     def count(self):
+        """Values per channel of the training batches, if all had the same number; 0 of none; None if unknown."""
         return self._known_history()["count"]
+
+    def _forget_count(self):
+        if self._history is not None:
+            self._history[0] = np.nan
 
     def _known_history(self):
         """What converts the running variance: count, and the weight that its start 1 still has; None if unknown."""
@@ -56,6 +84,31 @@ class State:
             "count": None if count != count else int(count) if count.is_integer() else count,
             "start": None if start != start else start,
         }
+
+    def affine_map(self):
+        """Return scale and shift with ``y = scale * x + shift`` in evaluation mode.
+
+        Returns
+        -------
+        scale, shift : ndarray of float64, shape (C,)
+            ``weight / sqrt(running_var + eps)``, or what the convention has for that, and
+            ``bias - scale * running_mean``: Algorithm 2, line 11.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has no running statistics.
+        ValueError
+            If a running variance is negative.
+        """
+        if self.running_mean is None:
+            raise RuntimeError("affine_map must be called on a layer with running statistics; got none")
+        _core.check_not_negative(self.running_var, "running_var")
+        _, var, eps = batches.running_line(self)
+        scale = batches.inverse_std(var.astype(np.float64), eps)
+        if self.weight is not None:
+            scale *= self.weight
+        return scale, (0 if self.bias is None else self.bias) - scale * self.running_mean
 
     def _state(self):
         names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "renorm_mean", "renorm_std")

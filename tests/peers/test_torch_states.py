@@ -149,3 +149,16 @@ def test_parameters_that_need_gradients():
     assert not layer.track_running_stats
     layer.weight[...] = 5
     assert (peer.weight == 1).all()
+    own = cbn.BatchNorm(3, track_running_stats=False)
+    own.load_state_dict({"weight": peer.weight, "bias": peer.bias.bfloat16()})
+    assert (own.weight == 1).all()
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.ones(3, device="meta"), torch.ones(3).to_sparse(), torch.ones(3, dtype=torch.cfloat)]
+)
+def test_tensors_that_are_no_arrays(tensor):
+    with pytest.raises(TypeError, match="weight must be an array of real numbers; got"):
+        interop.from_state_dict({"weight": tensor})
+    with pytest.raises(TypeError, match="weight must be an array of real numbers; got"):
+        cbn.BatchNorm(3).load_state_dict({"weight": tensor}, strict=False)

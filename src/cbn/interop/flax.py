@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from .. import conventions
 from ..options import DEFAULT
 from .layers import build, exported
@@ -13,7 +11,7 @@ __all__ = ["from_variables", "to_variables"]
 _NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
-def from_variables(variables, path="", *, eps=DEFAULT, momentum=DEFAULT, axis=-1):
+def from_variables(variables, path="", *, eps=DEFAULT, momentum=DEFAULT, axis=-1, num_batches=0):
     """Return the layer that the variables of a Flax batch norm describe.
 
     Parameters
@@ -27,6 +25,8 @@ def from_variables(variables, path="", *, eps=DEFAULT, momentum=DEFAULT, axis=-1
         The module's (`epsilon`, `momentum`): they are not among its variables. Flax' defaults otherwise.
     axis : int
         The channel axis.
+    num_batches : int
+        That the norm was trained with, if you know it, as in `cbn.interop.keras.from_weights`.
 
     Returns
     -------
@@ -48,15 +48,16 @@ def from_variables(variables, path="", *, eps=DEFAULT, momentum=DEFAULT, axis=-1
     """
     if not isinstance(variables, Mapping):
         raise TypeError(f"variables must be a dict; got {type(variables).__name__}")
-    trees = [variables[name] for name in ("params", "batch_stats") if name in variables] or [variables]
-    arrays = {}
-    for tree in trees:
-        node = _at(tree, path)
-        arrays |= {str(key): node[key] for key in node}
+    arrays = _at(variables, path)
+    if "mean" not in arrays:  # of linen, then: each collection has a tree of its own
+        trees = [_at(variables.get(collection), path) for collection in ("params", "batch_stats")]
+        arrays = trees[0] | trees[1]
     if not {"mean", "var"} <= set(arrays) or set(arrays) - set(_NAMES.values()):
-        found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"path must lead to mean, var and at most scale and bias; got {found} at {path!r}")
-    given = {own: (name, np.asarray(arrays[name])) for own, name in _NAMES.items() if name in arrays}
+        norms = ", ".join(_norms(variables.get("batch_stats", variables))) or "there is none"
+        found = f"got {path!r}, with {', '.join(arrays) or 'nothing'}"
+        raise ValueError(f"path must lead to mean, var and at most scale and bias ({norms}); {found}")
+    given = {own: (name, arrays[name]) for own, name in _NAMES.items() if name in arrays}
+    given["num_batches_tracked"] = ("num_batches", num_batches)
     return build(given, conventions.FLAX, eps=eps, momentum=momentum, axis=axis)
 
 
@@ -67,11 +68,19 @@ def _names(path):
 
 
 def _at(tree, path):
-    """The part of a tree below the names, of which NNX' lists have numbers; empty if there is none."""
+    """What is in a tree below the names, of which NNX' lists have numbers; empty if there is nothing."""
     for name in _names(path):
-        keys = {str(key): key for key in tree} if isinstance(tree, Mapping) else {}
-        tree = tree[keys[name]] if name in keys else {}
-    return tree if isinstance(tree, Mapping) else {}
+        tree = {str(key): tree[key] for key in tree}.get(name) if isinstance(tree, Mapping) else None
+    return {str(key): tree[key] for key in tree} if isinstance(tree, Mapping) else {}
+
+
+def _norms(tree, path=""):
+    """The paths of all norms in a tree."""
+    below = {str(key): tree[key] for key in tree}
+    if {"mean", "var"} <= set(below):
+        return [path or "''"]
+    trees = {key: value for key, value in below.items() if isinstance(value, Mapping)}
+    return [norm for key, value in trees.items() for norm in _norms(value, f"{path}/{key}".strip("/"))]
 
 
 def to_variables(layer, path="", *, nnx=False, count=None, variance="convert"):

@@ -1,8 +1,11 @@
 """layers: what all converters share: a layer made of another system's arrays, and one made ready for another system."""
 
+from collections import OrderedDict
+
 import numpy as np
 
-from .. import _core
+from ..arrays import real
+from ..checkpoint import load_state
 from ..conversion import convert
 from ..layer import BatchNorm
 
@@ -49,27 +52,21 @@ def build(given, convention, *, metadata=None, **options):
         convention=convention,
         **options,
     )
-    state = _State(arrays)
+    state = OrderedDict(arrays)
     if "num_batches_tracked" in given:
         state["num_batches_tracked"] = given["num_batches_tracked"][1]
     state._metadata = {"": metadata or {}}
-    layer.load_state_dict(state)
+    load_state(layer, state, names={own: name for own, (name, _) in given.items()})
     return layer
 
 
-class _State(dict):
-    """A dict that can have metadata."""
-
-
 def _floats(value, name):
-    try:
-        array = _core.real(value, name)
-    except TypeError:
-        raise
-    except Exception as error:  # a tensor of another device or kind
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TypeError(f"{name} must be an array of real numbers; got {type(value).__name__}: {text}") from None
-    return array if array.dtype.kind not in "iu" else array.astype(np.float64)
+    array = real(value, name)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {array.dtype}")
+    return array
 
 
 def exported(layer, convention, system, *, count, variance, renorm=False, statistics=True):

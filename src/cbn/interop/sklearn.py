@@ -24,7 +24,7 @@ def from_scaler(scaler):
     BatchNorm
         In evaluation mode, float64, without weight, bias and eps, for arrays (N, C). running_mean is ``mean_``;
         running_var is ``var_``, or the square of ``scale_`` where that is another deviation, as for constant features,
-        which a scaler leaves undivided. `BatchNorm.count` is ``n_samples_seen_``.
+        which a scaler leaves undivided. `BatchNorm.count` is ``n_samples_seen_`` if all features were divided.
 
     Raises
     ------
@@ -34,6 +34,7 @@ def from_scaler(scaler):
     Notes
     -----
     A scaler pools all samples that it has seen; further training of a layer would weigh every batch the same instead.
+    Into other systems the layer goes with ``variance="keep"``, for the same y.
 
     Examples
     --------
@@ -47,12 +48,12 @@ def from_scaler(scaler):
     if not all(hasattr(scaler, name) for name in ("mean_", "var_", "scale_", "with_mean")) or features is None:
         raise TypeError(f"scaler must be a fitted StandardScaler; got {scaler!r}")
     mean = scaler.mean_ if scaler.with_mean else np.zeros(features)
-    var = np.ones(features) if scaler.scale_ is None else scaler.var_.copy()
-    if scaler.scale_ is not None:
-        var[scaler.scale_ != np.sqrt(var)] = np.square(scaler.scale_)[scaler.scale_ != np.sqrt(var)]
-    seen = np.unique(scaler.n_samples_seen_)  # by features, if some had NaN
+    scale = np.ones(features) if scaler.scale_ is None else scaler.scale_
+    undivided = np.ones(features, bool) if scaler.var_ is None else scale != np.sqrt(scaler.var_)
+    var = np.where(undivided, np.square(scale), scaler.var_ if scaler.var_ is not None else 1)
+    seen = np.unique(getattr(scaler, "n_samples_seen_", ()))  # by features, if some had NaN
     given = {"running_mean": ("mean_", mean), "running_var": ("var_", var), "num_batches_tracked": ("", np.array(1))}
-    known = {"count": seen.item() if seen.size == 1 else None, "start": 0.0}
+    known = {"count": seen.item() if seen.size == 1 and not undivided.any() else None, "start": 0.0}
     return build(given, STANDARD_SCALER, metadata=known, axis=-1).eval()
 
 
@@ -69,8 +70,8 @@ def to_scaler(layer, *, count=None, variance="convert"):
     Returns
     -------
     sklearn.preprocessing.StandardScaler
-        ``scale_`` has the layer's eps in it, or 1 where that would be 0. ``n_samples_seen_`` is count times batches, or
-        missing if that is not known.
+        ``scale_`` has the layer's eps in it, or 1 where that would be 0. ``n_samples_seen_``, with which `partial_fit`
+        goes on, is there if one batch made the running statistics, and all of them.
 
     Raises
     ------
@@ -97,6 +98,6 @@ def to_scaler(layer, *, count=None, variance="convert"):
     scale = np.sqrt(scaler.var_ + layer.eps)
     scaler.scale_ = np.where(scale == 0, 1.0, scale)
     scaler.n_features_in_ = layer.num_features
-    if layer.count:
-        scaler.n_samples_seen_ = np.int64(layer.count * layer.num_batches_tracked)
+    if layer.count and layer.num_batches_tracked == 1 and layer._history[1] == 0:
+        scaler.n_samples_seen_ = np.array(layer.count)[()]
     return scaler

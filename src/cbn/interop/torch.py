@@ -22,11 +22,12 @@ def from_state_dict(state, prefix="", *, eps=DEFAULT, momentum=DEFAULT, axis=1):
     ----------
     state : dict
         Tensors or arrays by name, as a module's ``state_dict()``, ``safetensors.numpy.load_file`` or ``numpy.load``
-        returns them. torch's old states without num_batches_tracked are read, too: it is then 0.
+        returns them. Old states and those of frozen norms, without num_batches_tracked, are read, too: it is then 0.
     prefix : str
         What comes before ``weight`` and so on: the name of the batch norm in the model, such as ``"layer1.0.bn2"``.
     eps, momentum : float
-        The module's: a state does not have them, unless `to_state_dict` made it. torch's defaults otherwise.
+        The module's: a torch state does not have them. By default torch's; eps that of the layer which `to_state_dict`
+        made the state of.
     axis : int
         The channel axis of the arrays that the layer will get.
 
@@ -60,7 +61,7 @@ def from_state_dict(state, prefix="", *, eps=DEFAULT, momentum=DEFAULT, axis=1):
     metadata = metadata.get(start[:-1]) if isinstance(metadata, Mapping) else None
     if eps is DEFAULT and isinstance(metadata, Mapping):
         eps = metadata.get("eps", DEFAULT)
-    given = {name: (f"{start}{name}", _array(state[f"{start}{name}"])) for name in _NAMES if name in own}
+    given = {name: (f"{start}{name}", state[f"{start}{name}"]) for name in _NAMES if name in own}
     return build(given, conventions.TORCH, metadata=metadata, eps=eps, momentum=momentum, axis=axis)
 
 
@@ -113,18 +114,6 @@ def _with_dot(prefix):
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a text; got {type(prefix).__name__}")
     return prefix if prefix.endswith(".") or not prefix else f"{prefix}."
-
-
-def _array(value):
-    """Of a tensor, which may need a gradient or be of a type that NumPy lacks."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            import ml_dtypes  # whose type it is in NumPy
-
-            return value.contiguous().view(library("torch", "torch").uint16).numpy().view(ml_dtypes.bfloat16)
-        return value.numpy()
-    return value
 
 
 def _tensor(torch, array):
