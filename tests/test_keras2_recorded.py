@@ -30,4 +30,3 @@ def test_states(case):
     np.testing.assert_allclose(layer.running_mean, weights[-2], rtol=1e-5)
     np.testing.assert_allclose(layer.running_var, weights[-1], rtol=1e-5)
     np.testing.assert_allclose(cbn.convert(layer, "torch").running_var, torchs.running_var, rtol=1e-6)
-    assert (case["fused"], len(shape)) in ((True, 4), (False, 4), (False, 2))
