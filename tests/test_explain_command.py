@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from test_cli import refused, run
 
 import cbn
@@ -29,12 +30,15 @@ def test_answer(files):
     assert "running_var is biased" in done.stdout and "momentum keeps 0.9 of the old value" in done.stdout
     assert "differs: eps is 0.001, the default of torch is 1e-05" in done.stdout
     found = json.loads((files / "found.json").read_text())
-    assert found["eps"] == [0.001] and found["normalized_with"] == ["batch"]
+    assert [(way["normalized_with"], way["eps"]) for way in found["ways"]] == [("batch", [0.001])]
     assert (
         "differs: momentum"
         in run("explain", *arguments[::2], "--before", files / "before.npz", "--assumed", "keras").stdout
     )
     assert "eps 0.001 inside" in run("explain", *arguments[:2]).stdout
+    save_file(dict(np.load(files / "state.npz")), files / "state.safetensors")
+    same = run("explain", *arguments[:2], files / "state.safetensors", "--before", files / "before.npz", "--axis", -1)
+    assert same.stdout == done.stdout
 
 
 def test_nothing_fits(files):
@@ -57,5 +61,9 @@ def test_refused(files):
         assert "state.npz must be a .npz file of numbers; got" in refused("explain", x, state)
     done = run("explain", x, y, "--json", files / "none" / "a.json", status=2)
     assert "--json must be a file that can be written; got" in done.stderr
+    assert "--json must be a file of its own; got" in refused("explain", x, y, "--json", x)
+    bad = state.with_suffix(".safetensors")
+    bad.write_bytes(b"nonsense" * 9)
+    assert "state.npz must be a .safetensors file of numbers; got" in refused("explain", x, bad)
     y.write_bytes(b"no array")
     assert "y.npy must be a .npy file of numbers; got" in refused("explain", x, y)

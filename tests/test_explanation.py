@@ -112,12 +112,16 @@ def test_what_does_not_fit():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_finite(bad):
-    """No answer, and no error."""
+    """The other channels answer; without any it is an error."""
     x = batch()
-    x[0, 0, 0] = bad
+    x[0, 1, 0] = bad
     layer, y = trained("torch", np.float64, x)
     found = cbn.explain(x, y, layer.state_dict())
-    assert len(found.notes) == 2 and found.conventions == () and found.eps == ()
+    assert found.notes == ("channel 1 is left out: not all values are finite",) and found.conventions == ("torch",)
+    assert found.eps == (1e-5,) and found.variance == ("unbiased",)
+    x[:] = bad
+    with pytest.raises(ValueError, match="x and y must have a channel in which all values are finite; got none"):
+        cbn.explain(x, y)
 
 
 def test_half_precision():
@@ -202,6 +206,106 @@ def test_half_precision_states(name):
         assert found.momentum == pytest.approx(0.1, rel=0.05) and FACTS[name][1] in found.variance
 
 
+def test_eps_that_could_also_stand_outside():
+    """Beside a variance near 1, half an eps outside the root is the same: both are said, and no wrong default fits."""
+    x = RNG.standard_normal((32, 8, 256)).astype(np.float32)
+    layer = cbn.BatchNorm(8, eps=2e-3).eval()
+    found = cbn.explain(x, layer(x), layer.state_dict())
+    assert {(way.eps, way.eps_place) for way in found.ways if way.normalized_with == "running"} == {
+        ((0.002,), "inside"),
+        ((0.001,), "outside"),
+    }
+    assert not found.by_default and "fits, with another eps or momentum: torch" in str(found)
+    assert any("eps is 0.002" in text for text in found.differences)
+    layer = cbn.BatchNorm(8, eps=2e-5).eval()
+    found = cbn.explain(x, layer(x), layer.state_dict())
+    (inside,) = (way for way in found.ways if (way.normalized_with, way.eps_place) == ("running", "inside"))
+    assert inside.least <= 2e-5 <= inside.most and not inside.is_sure and "fits)" in str(found)
+
+
+@pytest.mark.parametrize("eps", [2e-5, 3e-4, 2e-3, 0.07])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_true_eps_is_in_the_range(eps, relu, training):
+    """Of few values, with means that are large or not, float32 or not."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        dtype = (np.float32, np.float64)[seed % 2]
+        shape = (int(rng.integers(2, 9)), 3)
+        x = (rng.standard_normal(shape) * rng.choice([0.01, 1, 10]) + rng.choice([0, 1, 30])).astype(dtype)
+        layer = cbn.BatchNorm(3, eps=eps, dtype=dtype, activation="relu" if relu else None)
+        layer.weight[...], layer.bias[...] = [1, -2, 0.5], [0, 1, -1]
+        layer.running_mean[...], layer.running_var[...] = x.mean(0) + 0.1, 0.5 + rng.random(3)
+        parameters = {"weight": layer.weight.copy(), "bias": layer.bias.copy()}
+        if not training:
+            parameters |= {"running_mean": layer.running_mean.copy(), "running_var": layer.running_var.copy()}
+        found = cbn.explain(x, layer.train(training)(x), parameters)
+        source = "batch" if training else "running"
+        ways = [w for w in found.ways if (w.normalized_with, w.eps_place) == (source, "inside")]
+        assert len(ways) == 1 and ways[0].least * (1 - 1e-9) <= eps <= ways[0].most * (1 + 1e-9), (seed, found)
+
+
+@pytest.mark.parametrize("change", ["constant", "offset", "no weight"])
+def test_one_channel_does_not_ruin_the_others(change):
+    x, weight = (0.3 * RNG.standard_normal((16, 6))).astype(np.float32), np.ones(6, np.float32)
+    if change == "constant":
+        x[:, 2] = 1000
+    elif change == "offset":
+        x[:, 2] += 1e4
+    else:
+        weight[2] = 0
+    found = cbn.explain(x, cbn.batch_norm(x, weight=weight, training=True), {"weight": weight})
+    assert found.eps == (1e-5,) and found.normalized_with == ("batch",) and found.eps_place == ("inside",)
+
+
+def test_hints_where_y_does_not_fit():
+    x = batch()
+    layer, y = trained("torch", np.float64, x)
+    state = layer.state_dict()
+    assert "are weight and bias missing?" in cbn.explain(x, y).notes[1]
+    assert "other weight and bias than those given?" in cbn.explain(x, y, {**state, "bias": np.zeros(3)}).notes[1]
+    assert "no straight line over x" in cbn.explain(x, np.tanh(y), state).notes[1]
+    square = 0.2 * RNG.standard_normal((16, 6, 6)) + RNG.standard_normal(6)
+    y = cbn.batch_norm(square, training=True, axis=-1)
+    assert "with axis=2 it fits" in cbn.explain(square, y).notes
+
+
+def test_hints_about_states():
+    x = batch()
+    layer, y = trained("torch", np.float64, x)
+    state = layer.state_dict()
+    assert cbn.explain(x, y, {**state, "gain": state["weight"]}).notes[0] == "state has what is not used: gain"
+    found = cbn.explain(x, y, state, before=state)  # as of torch, whose state dicts are no copies
+    assert any("or `before` is no copy" in note for note in found.notes)
+    layer(batch())
+    notes = cbn.explain(x, state=layer.state_dict()).notes
+    assert any(
+        "`before` was not given and taken as 0 and 1; was there one call only (it has had 2)" in n for n in notes
+    )
+
+
+def test_mixed_up_momentum():
+    x = batch()
+    layer, y = trained("torch", np.float64, x, momentum=0.9)
+    (text,) = cbn.explain(x, y, layer.state_dict()).differences
+    assert text.endswith("keeps 0.9: the weights of old and new are mixed up (0.9 and 0.1)")
+
+
+def test_plain_average():
+    layer, _ = trained("paper", np.float64, batch())
+    before, x = layer.state_dict(), batch()
+    found = cbn.explain(x, layer(x), layer.state_dict(), before=before)
+    assert "0.5 is 1 / 2, num_batches_tracked: a plain average, momentum=None" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset", "advice"), [(np.float16, 0, "in 16 bits"), (np.float32, 1e3, "nearer to 0")]
+)
+def test_advice(dtype, offset, advice):
+    x = (RNG.standard_normal((16, 3)) + offset).astype(dtype)
+    assert advice in cbn.explain(x, cbn.batch_norm(x, training=True)).notes[0]
+
+
 class Tensor:
     def __array__(self, dtype=None, copy=None):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
@@ -231,7 +335,7 @@ FAULTS = [
     (
         {"state": {**STATE, "running_var": np.ones(2)}},
         ValueError,
-        "state['running_var'] must have shape (3,); got (2,)",
+        "state['running_var'] must have shape (3,), the channels of axis 1 of x; got (2,)",
     ),
     ({"state": {"moving_mean": np.ones(3)}}, ValueError, "state must have both running statistics or neither; got"),
     ({"y": X, "assumed": "caffe"}, ValueError, "convention must be a Convention or one of torch,"),

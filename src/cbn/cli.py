@@ -79,7 +79,7 @@ def parse(arguments):
     if options.axis is not None and not options.input:
         raise UserError("--axis must come with --input; got it alone")
     for name in ("json", "plot"):
-        check_target(f"--{name}", getattr(options, name))
+        check_target(f"--{name}", getattr(options, name), [options.input])
     if options.plot:
         check_plot(options.plot)
     return options

@@ -19,9 +19,13 @@ def _parse(arguments):
     )
     parser.add_argument("x", type=Path, metavar="x.npy", help="one batch, as the other system got it")
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="y.npy | state.npz", help="what it made of it: either or both"
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="y.npy | state.npz",
+        help="what it made of it: either or both (.safetensors will do, too)",
     )
-    parser.add_argument("--before", type=Path, metavar="FILE.npz", help="its arrays before that call")
+    parser.add_argument("--before", type=Path, metavar="FILE.npz", help="its arrays before that call, or .safetensors")
     parser.add_argument("--axis", type=int, default=1, help="the channel axis (default: 1)")
     parser.add_argument("--assumed", choices=NAMES, default="torch", help="what differences are counted from")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the answer there, too")
@@ -31,10 +35,10 @@ def _parse(arguments):
 def run(arguments):
     """Print the answer, and return the exit status: 1 if nothing fits."""
     options = _parse(arguments)
-    check_target("--json", options.json)
+    check_target("--json", options.json, [options.x, options.before, *options.files])
     given = {}
     for path in options.files:
-        name = {".npy": "y", ".npz": "state"}.get(path.suffix)
+        name = {".npy": "y", ".npz": "state", ".safetensors": "state"}.get(path.suffix)
         if name is None or name in given:
             raise UserError(f"after x.npy there must be y.npy, state.npz or one of each; got {path}")
         given[name] = read_array(path, "y.npy") if name == "y" else read_arrays(path, "state.npz")

@@ -6,18 +6,12 @@ import numpy as np
 
 from . import _core, conventions, reference
 from .arrays import real
-from .evidence import explain_running, explain_y
-from .report import EPS
+from .evidence_of_running import explain_running
+from .evidence_of_y import Way, explain_y
+from .observed import State, finite, given_y
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "Way", "explain"]
 
-# what the arrays of a state are called in torch; Keras; ONNX; Flax
-_NAMES = {
-    "weight": ("weight", "gamma", "scale"),
-    "bias": ("bias", "beta", "B"),
-    "running_mean": ("running_mean", "moving_mean", "input_mean", "mean"),
-    "running_var": ("running_var", "moving_variance", "input_var", "var"),
-}
 _SOURCES = {
     "batch": "the batch's own statistics",
     "batch, unbiased": "the batch's own statistics, with the unbiased variance",
@@ -32,11 +26,8 @@ class Explanation:
 
     Attributes
     ----------
-    normalized_with : tuple of str
-        "batch", "batch, unbiased", "running" or "running, before".
-    eps : tuple of float
-    eps_place : tuple of str
-        "inside" or "outside" the root.
+    ways : tuple of Way
+        Ways of normalizing that give y: with which statistics and which eps, inside or outside the root.
     activation : str or None
         "relu" if y is what that leaves.
     momentum : float or None
@@ -44,47 +35,76 @@ class Explanation:
     variance : tuple of str
         What the running variance took: "unbiased", "biased" or "deviation".
     conventions : tuple of str
-        Names of `cbn.conventions` that fit, with their own eps and momentum where any does, else with others.
+        Names of `cbn.conventions` that fit.
+    by_default : bool
+        Whether they do so with their own eps and momentum; if none does, those are named that do with others.
     differences : tuple of str
         What differs from the convention that was assumed.
     notes : tuple of str
         What could not be found, and why.
     """
 
-    normalized_with: tuple = ()
-    eps: tuple = ()
-    eps_place: tuple = ()
+    ways: tuple = ()
     activation: str | None = None
     momentum: float | None = None
     variance: tuple = ()
     conventions: tuple = ()
+    by_default: bool = True
     differences: tuple = ()
     notes: tuple = ()
 
+    @property
+    def normalized_with(self):
+        """All statistics that fit: "batch", "batch, unbiased", "running" or "running, before"."""
+        return tuple(dict.fromkeys(way.normalized_with for way in self.ways))
+
+    @property
+    def eps(self):
+        """All eps that are named in `ways`."""
+        return tuple(dict.fromkeys(eps for way in self.ways for eps in way.eps))
+
+    @property
+    def eps_place(self):
+        """All places of eps that fit: "inside" or "outside" the root."""
+        return tuple(dict.fromkeys(way.eps_place for way in self.ways))
+
     def __str__(self):
         lines = []
-        if self.normalized_with:
-            lines.append("y: normalized with " + " or ".join(_SOURCES[s] for s in self.normalized_with))
-            lines.append(f"   eps {_numbers(self.eps)} {' or '.join(self.eps_place)} the root")
-            if self.activation:
-                lines.append(f"   followed by {self.activation}")
+        for texts, names in _grouped(self.ways).items():
+            lines.append(f"{'or' if lines else 'y'}: normalized with {' or '.join(_SOURCES[name] for name in names)}")
+            lines += [f"   {text}" for text in texts]
+        if self.activation:
+            lines.append(f"   followed by {self.activation}")
         if self.momentum is not None:
             lines.append(f"running statistics: momentum {_kept(self.momentum)}")
         if self.variance:
             lines.append(f"   running_var is {_kinds(self.variance)}")
         if self.conventions:
-            lines.append(f"fits: {', '.join(self.conventions)}")
+            lines.append(
+                f"fits{'' if self.by_default else ', with another eps or momentum'}: {', '.join(self.conventions)}"
+            )
         lines += [f"differs: {text}" for text in self.differences]
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
 
 
+def _grouped(ways):
+    """Names of statistics by the texts of their eps."""
+    texts = {}
+    for way in ways:
+        named = " or ".join(f"{eps:g}" for eps in way.eps)
+        text = f"eps {named} {way.eps_place} the root"
+        if not way.is_sure:
+            text += f" (any between {way.least:.2g} and {way.most:.2g} fits)"
+        texts.setdefault(way.normalized_with, []).append(text)
+    groups = {}
+    for name, lines in texts.items():
+        groups.setdefault(tuple(lines), []).append(name)
+    return groups
+
+
 def _kinds(variance):
     return " or ".join("made of averaged deviations" if kind == "deviation" else kind for kind in variance)
-
-
-def _numbers(values):
-    return " or ".join(f"{value:g}" for value in values)
 
 
 def _kept(new):
@@ -123,12 +143,14 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
 
     Notes
     -----
-    y is compared, in a wider precision than float64, with all ways of normalizing: for eps of 0 and of the powers of
-    ten from 1e-8 to 0.1, or if none of these fits inside the root for the one that the slope of y over x shows. What is
-    within 8 units in the last place of y's dtype fits, or ``1 + abs(mean) / std`` times that. momentum is the
-    least-squares solution of ``running_mean = (1 - new) * before + new * mean``, as exact as the dtypes of the states
-    allow; then running_var is compared with each variance. Activations other than relu, residuals, masks and several
-    calls at once are not looked for.
+    Every value of y bounds the inverse deviation of its channel: within 8 units in the last place of y's dtype (times
+    ``1 + abs(mean) / std``). What all of them leave is turned into a range of eps, for each of the statistics that y
+    may have been normalized with, and for eps inside and outside the root. Named are 0 and the powers of ten from 1e-8
+    to 0.1 in that range, or else the number with the fewest digits. Channels that are constant, or have values that are
+    not finite, are left out. momentum is the least-squares solution of
+    ``running_mean = (1 - new) * before + new * mean``, as exact as the dtypes of the states allow; then running_var is
+    compared with each variance. Activations other than relu, residuals, masks and several calls at once are not looked
+    for.
 
     Examples
     --------
@@ -150,72 +172,60 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
     assumed = conventions.named(assumed)
     x = real(x, "x")
     axis = _core.channel_axis(axis, x)
-    after = _State(state, "state", x.shape[axis])
-    old = _State(before, "before", x.shape[axis])
+    after = State(state, "state", x.shape[axis], axis)
+    old = State(before, "before", x.shape[axis], axis)
     if y is None and after.mean is None:
         raise ValueError("y or state must be given, state with running statistics; got neither")
-    with np.errstate(all="ignore"):  # what is not finite fits nothing
+    if x.size < 2 * max(1, x.shape[axis]):
+        raise ValueError(f"x must have a channel, and more than 1 value in each; got shape {x.shape}")
+    y = None if y is None else given_y(y, x)
+    x, y, left_out = finite(x, y, axis, (after, old))
+    with np.errstate(all="ignore"):
         statistics = reference.statistics(x, axis)
-        if statistics[0] < 2 or not x.size:
-            raise ValueError(f"x must have a channel, and more than 1 value in each; got shape {x.shape}")
-        found = {} if y is None else explain_y(x, _given_y(y, x), axis, statistics, after, old)
-        sources = found.get("normalized_with", ("batch",))
+        found = {} if y is None else explain_y(x, y, axis, statistics, after, old)
+        sources = {way.normalized_with for way in found.get("ways", ())} or {"batch"}
         if after.mean is not None and "batch" not in sources and before is None and y is not None:
             moved = {"notes": ("y is no training output: `before` is needed to see whether the statistics moved",)}
         else:
             moved = {} if after.mean is None else explain_running(statistics, after, old)
-    notes = (*found.pop("notes", ()), *moved.pop("notes", ()))
+    notes = (*left_out, *after.notes, *found.pop("notes", ()), *moved.pop("notes", ()))
+    if y is not None and not found:
+        notes += tuple(_other_axes(x, y, axis, after, old))
     doubt, refuted = moved.pop("doubt", 0.0), moved.pop("refuted", False)
-    refuted = refuted or (y is not None and not found) or sources == ("batch, unbiased",)
+    refuted = refuted or (y is not None and not found) or sources == {"batch, unbiased"}
     found |= moved
-    found["conventions"] = () if refuted else _fitting(found, doubt)
+    if not refuted:
+        found |= _fitting(found, doubt)
     return Explanation(**found, differences=tuple(_differences(found, assumed, doubt)), notes=notes)
 
 
-# --- what is given ---
-
-
-def _given_y(y, x):
-    y = real(y, "y")
-    if y.shape != x.shape:
-        raise ValueError(f"y must have shape {x.shape}, as x has; got {y.shape}")
-    return y
-
-
-class _State:
-    """The arrays of a state in a wider precision, None where there are none, and the coarsest precision among them."""
-
-    def __init__(self, state, name, channels):
-        arrays, self.precision = dict.fromkeys(_NAMES), EPS["float64"]
-        if state is not None and not hasattr(state, "keys"):
-            raise TypeError(f"{name} must be a dict of arrays; got {type(state).__name__}")
-        for own, key in ((own, key) for own, names in _NAMES.items() for key in names if key in (state or ())):
-            value = real(state[key], f"{name}[{key!r}]")
-            if arrays[own] is None:
-                arrays[own] = reference._wide(value)
-                self.precision = max(self.precision, EPS.get(value.dtype.name, EPS["float32"]))
-            if value.shape != (channels,):
-                raise ValueError(f"{name}[{key!r}] must have shape ({channels},); got {value.shape}")
-        self.weight, self.bias, self.mean, self.var = arrays.values()
-        if state and not any(value is not None for value in arrays.values()):
-            raise ValueError(f"{name} must have arrays like weight or running_mean; got {', '.join(map(str, state))}")
-        if (self.mean is None) != (self.var is None):
-            raise ValueError(f"{name} must have both running statistics or neither; got one")
+def _other_axes(x, y, axis, after, old):
+    """A note if y fits along another axis."""
+    for other in range(x.ndim):
+        if other != axis % x.ndim and x.shape[other] == x.shape[axis] and x.size >= 2 * x.shape[other]:
+            with np.errstate(all="ignore"):
+                if "ways" in explain_y(x, y, other, reference.statistics(x, other), after, old):
+                    yield f"with axis={other} it fits"
 
 
 # --- conventions ---
 
 
 def _fitting(found, doubt):
-    """Names of the conventions that fit, by preference those with their own eps and momentum."""
-    variance, places, eps = (found.get(name) for name in ("variance", "eps_place", "eps"))
-    new = found.get("momentum")
-    fits = [conventions.named(name) for name in conventions.NAMES if found]
-    fits = [c for c in fits if c.variance in (variance or (c.variance,)) and c.eps_place in (places or (c.eps_place,))]
+    """Names of the conventions that fit, and whether with their own eps and momentum."""
+    variance, ways, new = (found.get(name) for name in ("variance", "ways", "momentum"))
+    fits = [conventions.named(name) for name in conventions.NAMES if variance or ways]
+    fits = [c for c in fits if c.variance in (variance or (c.variance,)) and (not ways or _near(ways, c))]
     if new is not None:
         fits = [c for c in fits if c.eps_place == "inside"]  # without which there is no training
-    own = [c for c in fits if c.eps in (eps or (c.eps,)) and (new is None or _has_momentum(c, new, doubt))]
-    return tuple(c.name for c in own or fits)
+    own = [c for c in fits if not ways or any(way.least <= c.eps <= way.most for way in _near(ways, c))]
+    own = [c for c in own if new is None or _has_momentum(c, new, doubt)]
+    return {"conventions": tuple(c.name for c in own or fits), "by_default": bool(own) or not fits}
+
+
+def _near(ways, convention):
+    """The ways with the convention's place of eps."""
+    return [way for way in ways if way.eps_place == convention.eps_place and way.normalized_with != "batch, unbiased"]
 
 
 def _has_momentum(convention, new, doubt):
@@ -230,11 +240,17 @@ def _differences(found, assumed, doubt):
         yield f"running_var is {_kinds(found['variance'])}, not {_kinds((assumed.variance,))} as in {name}"
     new = found.get("momentum")
     if new is not None and assumed.momentum is not None and not _has_momentum(assumed, new, doubt):
-        kept = 1 - assumed.weight_of_new(assumed.momentum)
-        yield f"momentum {_kept(new)}; the default of {name} keeps {kept:.4g}"
-    if found.get("eps") and assumed.eps not in found["eps"]:
-        yield f"eps is {_numbers(found['eps'])}, the default of {name} is {assumed.eps:g}"
-    if found.get("eps_place") and assumed.eps_place not in found["eps_place"]:
-        yield f"eps stands {' or '.join(found['eps_place'])} the root, not {assumed.eps_place} as in {name}"
-    if found.get("normalized_with") == ("batch, unbiased",):
+        own = assumed.weight_of_new(assumed.momentum)
+        mixed = f": the weights of old and new are mixed up ({1 - own:.4g} and {own:.4g})"
+        mixed = mixed if abs(1 - own - new) <= 1e-4 * new + 4 * doubt else ""
+        yield f"momentum {_kept(new)}; the default of {name} keeps {1 - own:.4g}{mixed}"
+    ways = found.get("ways", ())
+    places = {way.eps_place: None for way in ways}
+    near = [way for way in ways if way.eps_place == assumed.eps_place] or ways
+    if near and not any(way.least <= assumed.eps <= way.most for way in near):
+        eps = dict.fromkeys(f"{value:g}" for way in near for value in way.eps)
+        yield f"eps is {' or '.join(eps)}, the default of {name} is {assumed.eps:g}"
+    if places and assumed.eps_place not in places:
+        yield f"eps stands {' or '.join(places)} the root, not {assumed.eps_place} as in {name}"
+    if {way.normalized_with for way in ways} == {"batch, unbiased"}:
         yield "y is normalized with the unbiased variance, which no training of cbn does"

@@ -5,6 +5,8 @@ import zipfile
 
 import numpy as np
 
+from .libraries import library
+
 __all__ = ["UserError", "check_target", "read_array", "read_arrays"]
 
 
@@ -12,10 +14,12 @@ class UserError(Exception):
     """A request that cannot be met; its text is for the user."""
 
 
-def check_target(name, path):
-    """Refuse a file that cannot be written before the work, not after it."""
+def check_target(name, path, others=()):
+    """Refuse a file that cannot be written, or is one of the others, before the work, not after it."""
     if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
         raise UserError(f"{name} must be a file that can be written; got {path}")
+    if path and path.resolve() in [other.resolve() for other in others if other]:
+        raise UserError(f"{name} must be a file of its own; got {path}")
 
 
 def _read(path, name, kind, read):
@@ -29,13 +33,24 @@ def _read(path, name, kind, read):
         raise UserError(f"{name} must be a {kind} of numbers; got {path}: {reason}") from None
 
 
+def _safetensors(content):
+    try:
+        return library("safetensors.numpy", "safetensors").load(content)
+    except ImportError as error:
+        raise UserError(str(error)) from None
+    except Exception as error:  # whose own errors have no class in common with others
+        raise ValueError(error) from None
+
+
 def read_array(path, name):
     """Return the array of a .npy file."""
     return _read(path, name, ".npy file", lambda file: np.lib.format.read_array(file, allow_pickle=False))
 
 
 def read_arrays(path, name):
-    """Return the arrays of a .npz file in a dict."""
+    """Return the arrays of a .npz or .safetensors file in a dict."""
+    if path.suffix == ".safetensors":
+        return _read(path, name, ".safetensors file", lambda file: _safetensors(file.read()))
 
     def read(file):
         with zipfile.ZipFile(file):  # which says in one line if it is none

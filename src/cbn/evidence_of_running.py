@@ -1,0 +1,66 @@
+"""evidence_of_running: what running statistics show of how another system averaged them."""
+
+import numpy as np
+
+from . import conventions
+
+__all__ = ["explain_running"]
+
+
+def explain_running(statistics, state, before):
+    """Return momentum and variance, or `refuted`, and notes; `doubt` is how far the states leave momentum open."""
+    count, mean, m2 = statistics
+    old_mean, old_var = (0 * mean, 0 * mean + 1) if before.mean is None else (before.mean, before.var)
+    precision, batch = max(state.precision, before.precision), m2 / count
+    step, moved = mean - old_mean, state.mean - old_mean
+    if not moved.any() and np.array_equal(state.var, old_var):
+        text = "the running statistics have not moved: evaluation, a momentum that keeps all"
+        return {"notes": (f"{text}, or `before` is no copy (of a torch state: clone each tensor)",)}
+    rounding = 2 * precision * np.maximum(np.abs(old_mean), np.abs(state.mean))
+    square = float((step**2).sum())
+    new, doubt = float((moved * step).sum() / square), float((rounding * np.abs(step)).sum() / square)
+    others = 1e-5 * abs(new) * (np.abs(mean) + np.sqrt(batch))  # what other systems' float32 statistics are off by
+    is_average = (np.abs(moved - new * step) <= 4 * rounding + others).all()
+    if not (is_average and -4 * doubt <= new <= 1 + 4 * doubt + 1e-6):
+        text = "running_mean is no average of the old one and the batch's mean"
+        return {"refuted": True, "notes": (f"{text}: {_why_not(state, before)}",)}
+    kinds = {
+        "unbiased": (1 - new) * old_var + new * m2 / (count - 1),
+        "biased": (1 - new) * old_var + new * batch,
+        "deviation": ((1 - new) * np.sqrt(old_var) + new * np.sqrt(batch)) ** 2,
+    }
+    allowed = 4 * precision * np.maximum(old_var, state.var) + 2 * doubt * np.abs(batch - old_var)
+    allowed += 1e-5 * abs(new) * batch
+    fits = tuple(kind for kind, var in kinds.items() if (np.abs(state.var - var) <= allowed).all())
+    notes = ("the running variances cannot be told apart; fewer values per channel could",) if len(fits) > 1 else ()
+    if not fits:
+        text = "running_var fits no variance with the momentum that running_mean shows"
+        return {"refuted": True, "notes": (f"{text}: {_why_not(state, before)}", *_calls(new, doubt, state))}
+    if doubt > 1e-3 * new:
+        notes += (f"the mean moved too little to show the momentum better than to {doubt:.1g}",)
+    return {
+        "momentum": min(max(new, 0.0), 1.0),
+        "variance": fits,
+        "doubt": doubt,
+        "notes": notes + _calls(new, doubt, state),
+    }
+
+
+def _why_not(state, before):
+    if before.mean is None:
+        had = f" (it has had {state.batches})" if (state.batches or 1) > 1 else ""
+        return f"`before` was not given and taken as 0 and 1; was there one call only{had}, without a mask or renorm?"
+    return "was there one call since `before`, without a mask or renorm?"
+
+
+def _calls(new, doubt, state):
+    """A note if it looks like a plain average, or like several calls with one batch."""
+    if (state.batches or 0) > 1 and abs(new * state.batches - 1) < 1e-4 + 4 * doubt * state.batches:
+        return (f"{new:.4g} is 1 / {state.batches}, num_batches_tracked: a plain average, momentum=None",)
+    known = [conventions.named(name) for name in conventions.NAMES]
+    for kept in sorted({1 - c.weight_of_new(c.momentum) for c in known if c.momentum}):
+        if 0 < kept < 1 and 0 < new < 1:
+            calls = np.log(1 - new) / np.log(kept)
+            if 1.5 < calls < 20 and abs(calls - round(calls)) < 1e-3 + 4 * doubt:
+                return (f"{1 - new:.4g} is {kept:.4g}**{round(calls)}: as after {round(calls)} calls with this batch",)
+    return ()
