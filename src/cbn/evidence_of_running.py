@@ -18,7 +18,9 @@ def explain_running(statistics, state, before):
         return {"notes": (f"{text}, or `before` is no copy (of a torch state: clone each tensor)",)}
     rounding = 2 * precision * np.maximum(np.abs(old_mean), np.abs(state.mean))
     square = float((step**2).sum())
-    new, doubt = float((moved * step).sum() / square), float((rounding * np.abs(step)).sum() / square)
+    new = float((moved * step).sum() / square)
+    sums = 4 * precision * abs(new) * np.sqrt(batch)  # of the other system's mean, beside a mean near 0
+    doubt = float(((rounding + sums) * np.abs(step)).sum() / square)
     others = 1e-5 * abs(new) * (np.abs(mean) + np.sqrt(batch))  # what other systems' float32 statistics are off by
     is_average = (np.abs(moved - new * step) <= 4 * rounding + others).all()
     if not (is_average and -4 * doubt <= new <= 1 + 4 * doubt + 1e-6):
