@@ -4,14 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import conventions
+from .. import _core, conventions
 from ..libraries import library
 from .fold_onnx import fold
 from .layers import build, exported
 from .onnx_edit import Edit, Unfoldable, attribute, is_op, label, loaded
 from .verify_onnx import verify
 
-__all__ = ["OnnxNode", "fold", "from_model", "to_node", "verify"]
+__all__ = ["OnnxNode", "fold", "from_model", "to_model", "to_node", "verify"]
 
 _NAMES = {"weight": "scale", "bias": "B", "running_mean": "mean", "running_var": "var"}
 
@@ -37,7 +37,7 @@ def from_model(model, name=None):
     -------
     BatchNorm
         With ONNX' convention: momentum weighs the old value, the running variance is biased. In evaluation mode, unless
-        the node trains (``training_mode=1``; before opset 14 five outputs). epsilon and momentum are the shortest
+        the node trains (``training_mode=1``; before opset 14 several outputs). epsilon and momentum are the shortest
         decimal numbers that are those of the node, which are float32.
 
     Raises
@@ -49,33 +49,75 @@ def from_model(model, name=None):
         If onnx or onnx-ir is not installed.
     """
     edit = Edit(loaded(model))
-    node = _find([node for node in edit.model.graph.all_nodes() if is_op(node, "BatchNormalization")], name)
-    if edit.opset < 7:
-        raise ValueError(f"model must have opset 7 or later; got {edit.opset}")
-    if len(node.inputs) != 5:
-        raise ValueError(f"{label(node)} must have 5 inputs; got {len(node.inputs)}")
+    node = _find(edit, name)
+    given = {}
     try:
-        if edit.opset < 9 and not attribute(node, "spatial", 1):
-            raise ValueError(f"{label(node)} must have statistics of channels; got spatial=0")
-        arrays = zip(_NAMES.items(), node.inputs[1:], strict=True)
-        given = {own: (what, edit.constant(value, f"{what} of {label(node)}")) for (own, what), value in arrays}
-        numbers = [attribute(node, *default) for default in (("epsilon", 1e-5), ("momentum", 0.9))]
+        for (own, what), value in zip(_NAMES.items(), node.inputs[1:], strict=True):
+            given[own] = what, edit.constant(value, f"{what} of {label(node)}")
+        eps, momentum = attribute(node, "epsilon", 1e-5), attribute(node, "momentum", 0.9)
         several = sum(bool(value.name) for value in node.outputs) > 1
         trains = several if edit.opset < 14 else attribute(node, "training_mode", 0)
     except Unfoldable as error:
         raise ValueError(f"{label(node)} must be a norm with constant parameters; got: {error}") from None
-    eps, momentum = (float(str(np.float32(number))) for number in numbers)
+    eps, momentum = (float(str(np.float32(value))) for value in (eps, momentum))
     return build(given, conventions.ONNX, eps=eps, momentum=momentum).train(bool(trains))
 
 
-def _find(nodes, name):
-    names = [label(node) for node in nodes]
+def _find(edit, name):
+    """The norm of that name, which is one by channel with all its parameters."""
+    nodes = [node for node in edit.model.graph.all_nodes() if is_op(node, "BatchNormalization")]
     found = [node for node in nodes if name in (None, node.name, node.outputs[0].name)]
     if len(found) != 1:
-        raise ValueError(
-            f"name must be that of one BatchNormalization ({', '.join(names) or 'there is none'}); got {name!r}"
-        )
-    return found[0]
+        names = ", ".join(map(label, nodes)) or "there is none"
+        raise ValueError(f"name must be that of one BatchNormalization ({names}); got {name!r}")
+    (node,) = found
+    if edit.opset < 7:
+        raise ValueError(f"model must have opset 7 or later; got {edit.opset}")
+    if len(node.inputs) != 5:
+        raise ValueError(f"{label(node)} must have 5 inputs; got {len(node.inputs)}")
+    spatial = node.attributes.get("spatial")
+    if edit.opset < 9 and spatial is not None and not spatial.value:
+        raise ValueError(f"{label(node)} must have statistics of channels; got spatial=0")
+    return node
+
+
+def to_model(model, layer, name=None, *, count=None, variance="convert"):
+    """Return a copy of an ONNX model in which a BatchNormalization node is this layer.
+
+    Parameters
+    ----------
+    model, name
+        As in `from_model`.
+    layer : BatchNorm
+        Of any convention, with as many channels as the node.
+    count, variance
+        As in `to_node`.
+
+    Returns
+    -------
+    onnx.ModelProto
+        With the layer's parameters, in the types that the node's had, its epsilon and its momentum.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As `from_model` and `to_node`; for another number of channels.
+    """
+    layer = _exported(layer, count, variance)
+    edit = Edit(loaded(model).clone())
+    node = _find(edit, name)
+    try:
+        dtypes = [edit.constant(value, "a parameter").dtype for value in node.inputs[1:]]
+        channels = edit.constant(node.inputs[1], "scale").size
+    except Unfoldable as error:
+        raise ValueError(f"{label(node)} must be a norm with constant parameters; got: {error}") from None
+    if channels != layer.num_features:
+        raise ValueError(f"layer must have {channels} channels, as {label(node)} has; got {layer.num_features}")
+    for k, (array, dtype) in enumerate(zip(_arrays(layer).values(), dtypes, strict=True), 1):
+        edit.put(node, k, array.astype(dtype))
+    for key, value in _attributes(layer).items():
+        node.attributes.add(edit.ir.AttrFloat32(key, value))
+    return edit.ir.to_proto(edit.model)
 
 
 def to_node(layer, x="x", y="y", *, name="norm", opset=15, count=None, variance="convert"):
@@ -98,7 +140,8 @@ def to_node(layer, x="x", y="y", *, name="norm", opset=15, count=None, variance=
     Returns
     -------
     OnnxNode
-        ``node, initializers``, for `onnx.helper.make_graph`. epsilon and momentum become float32.
+        ``node, initializers``, for `onnx.helper.make_graph`. epsilon and momentum become float32; a plain average,
+        ``momentum=None``, is not there.
 
     Raises
     ------
@@ -108,17 +151,29 @@ def to_node(layer, x="x", y="y", *, name="norm", opset=15, count=None, variance=
     ImportError
         If onnx is not installed.
     """
-    onnx = library("onnx", "onnx")
+    onnx, layer = library("onnx", "onnx"), _exported(layer, count, variance)
+    if _core.check_integer(opset, "opset") < 7:
+        raise ValueError(f"opset must be 7 or later; got {opset}")
+    if layer.dtype.name == "bfloat16" and opset < 14:
+        raise ValueError(f"opset must be 14 or later for bfloat16; got {opset}")
+    tensors = [onnx.numpy_helper.from_array(array, f"{name}.{what}") for what, array in _arrays(layer).items()]
+    inputs = [x, *(tensor.name for tensor in tensors)]
+    return OnnxNode(onnx.helper.make_node("BatchNormalization", inputs, [y], name=name, **_attributes(layer)), tensors)
+
+
+def _exported(layer, count, variance):
     layer = exported(layer, conventions.ONNX, "ONNX", count=count, variance=variance)
     if layer.axis != 1:
         raise ValueError(f"axis must be 1, as in ONNX; got {layer.axis}")
-    if not isinstance(opset, int) or opset < 7:
-        raise ValueError(f"opset must be 7 or later; got {opset!r}")
-    if layer.dtype.name == "bfloat16" and opset < 14:
-        raise ValueError(f"opset must be 14 or later for bfloat16; got {opset}")
+    return layer
+
+
+def _arrays(layer):
+    """The four parameters by ONNX' names, in its order."""
     ones = np.ones(layer.num_features, layer.dtype)
     arrays = {"weight": ones, "bias": 0 * ones, **layer.state_dict()}
-    tensors = [onnx.numpy_helper.from_array(arrays[own], f"{name}.{what}") for own, what in _NAMES.items()]
-    numbers = {"epsilon": layer.eps} | ({} if layer.momentum is None else {"momentum": layer.momentum})
-    inputs = [x, *(tensor.name for tensor in tensors)]
-    return OnnxNode(onnx.helper.make_node("BatchNormalization", inputs, [y], name=name, **numbers), tensors)
+    return {what: arrays[own] for own, what in _NAMES.items()}
+
+
+def _attributes(layer):
+    return {"epsilon": layer.eps} | ({} if layer.momentum is None else {"momentum": layer.momentum})
