@@ -14,7 +14,6 @@ import numpy as np
 
 from . import _core, options
 from .arrays import array_of
-from .containers import container_of
 from .conventions import Convention
 
 FORMAT, VERSION = "cbn.BatchNorm", 1
@@ -119,9 +118,15 @@ def _converted(value, key, target, name):
     return converted
 
 
+def _container_of(path):
+    from .containers import container_of  # with zipfile it is a third of the time of importing cbn
+
+    return container_of(path)
+
+
 def save(layer, path):
     """Write the layer beside `path` and move it there, so that a failure leaves an old file whole."""
-    path, container = container_of(path)
+    path, container = _container_of(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     state = layer.state_dict()
@@ -150,7 +155,7 @@ def _dtype(name):
 
 def load(cls, path):
     """Rebuild the layer that a file describes; sizes are checked before anything is read."""
-    path, container = container_of(path)
+    path, container = _container_of(path)
     open(path, "rb").close()  # what cannot be read is the system's error
     try:
         return _read(cls, path, container)
