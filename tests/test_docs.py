@@ -47,9 +47,14 @@ def test_pages(page, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name", cbn.__all__)
-def test_public_names(name):
-    obj = getattr(cbn, name)
+SYSTEMS = ("flax", "keras", "onnx", "sklearn", "torch")
+PUBLIC = [(cbn, name) for name in cbn.__all__]
+PUBLIC += [(m, n) for s in SYSTEMS for m in [importlib.import_module(f"cbn.interop.{s}")] for n in m.__all__]
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
+def test_public_names(module, name):
+    obj = getattr(module, name)
     assert inspect.getdoc(obj)
     if inspect.isfunction(obj) and inspect.signature(obj).parameters:
         for parameter in inspect.signature(obj).parameters:
