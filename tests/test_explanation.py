@@ -1,5 +1,6 @@
 """test_explanation: explain finds the convention, eps and momentum that made y and the running statistics."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from test_conventions import FACTS, TRAINABLE
@@ -101,8 +102,8 @@ def test_what_cannot_be_told():
 def test_what_does_not_fit():
     x = batch()
     layer, y = trained("torch", np.float64, x)
-    assert "no way of normalizing comes nearer" in cbn.explain(x, y + x**2, layer.state_dict()).notes[0]
-    assert "no way of normalizing comes nearer" in cbn.explain(x, y).notes[0]  # without weight and bias
+    assert "nothing gives y; the nearest, " in cbn.explain(x, y + x**2, layer.state_dict()).notes[0]
+    assert "nothing gives y; the nearest, " in cbn.explain(x, y).notes[0]  # without weight and bias
     layer(batch())
     assert "running_mean is no average" in cbn.explain(x, state=layer.state_dict()).notes[0]
     state = trained("torch", np.float64, x)[0].state_dict()
@@ -263,11 +264,19 @@ def test_hints_where_y_does_not_fit():
     layer, y = trained("torch", np.float64, x)
     state = layer.state_dict()
     assert "are weight and bias missing?" in cbn.explain(x, y).notes[1]
-    assert "other weight and bias than those given?" in cbn.explain(x, y, {**state, "bias": np.zeros(3)}).notes[1]
+    assert "other weight and bias than those given" in cbn.explain(x, y, {**state, "bias": np.zeros(3)}).notes[1]
+    found = cbn.explain(x, 1.5 * y, {**state, "bias": 1.5 * state["bias"]})
+    assert "its slope 1.5 to 1.5 times what that gives" in found.notes[1]
+    assert "is rounding" in cbn.explain(x, y.round(4), state).notes[1]
+    far = RNG.standard_normal((40, 3)) + 1000
+    off = (far - far.mean(0)) / np.sqrt(far.var(0) * [1.01, 1.02, 0.99] + 1e-5)
+    assert any("E[x^2] - E[x]^2?" in note for note in cbn.explain(far, off).notes)
     assert "no straight line over x" in cbn.explain(x, np.tanh(y), state).notes[1]
     square = 0.2 * RNG.standard_normal((16, 6, 6)) + RNG.standard_normal(6)
     y = cbn.batch_norm(square, training=True, axis=-1)
     assert "with axis=2 it fits" in cbn.explain(square, y).notes
+    y = cbn.batch_norm(square[:, :4], training=True, axis=-1)  # of another size, which no array contradicts
+    assert "with axis=2 it fits" in cbn.explain(square[:, :4], y).notes
 
 
 def test_hints_about_states():
@@ -282,6 +291,74 @@ def test_hints_about_states():
     assert any(
         "`before` was not given and taken as 0 and 1; was there one call only (it has had 2)" in n for n in notes
     )
+
+
+def test_renorm_is_named():
+    layer = cbn.BatchNorm(3, renorm=True, dtype=np.float64)
+    y = layer(batch())
+    notes = cbn.explain(batch(), y, layer.state_dict()).notes
+    assert notes[0] == "state is that of a layer with renorm, which is not looked for"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_numbers_that_were_computed_more_coarsely(dtype):
+    """And were widened on the way: torch's bfloat16 comes to NumPy as float32 only."""
+    x = batch(np.dtype(dtype) if dtype != "bfloat16" else np.dtype(ml_dtypes.bfloat16))
+    layer = cbn.BatchNorm(3, dtype=x.dtype, momentum=0.5)
+    y = layer(x)
+    for wide in (np.float32, np.float64):
+        state = {name: value.astype(wide) for name, value in layer.state_dict().items() if name.startswith("running")}
+        found = cbn.explain(x.astype(wide), y.astype(wide), state)
+        assert "batch" in found.normalized_with and "inside" in found.eps_place, found
+        assert found.momentum is None or found.momentum == pytest.approx(0.5, rel=0.05)
+
+
+def test_sums_of_another_system_in_float64():
+    """Their mean is off by some units, which at 1000 deviations is many of y's."""
+    x = RNG.normal(1000, 1, (4000, 3))
+    mean = x.mean(0) * (1 + 3e-16)
+    found = cbn.explain(x, (x - mean) / np.sqrt(x.var(0) + 1e-5))
+    assert found.normalized_with == ("batch",) and found.eps_place == ("inside",)
+
+
+def test_what_shows_nothing():
+    """A weight of 0, a constant x, a relu that lets nothing through."""
+    x = batch()
+    note = "y shows nothing: in every channel weight is 0, x is constant or y is 0"
+    cases = [
+        (x, np.zeros_like(x), {"weight": np.zeros(3)}),
+        (np.ones_like(x), np.zeros_like(x), {}),
+        (x, np.zeros_like(x), {"bias": np.full(3, -1e9)}),
+    ]
+    for given, y, state in cases:
+        found = cbn.explain(given, y, {"weight": np.ones(3), **state})
+        assert found.ways == () and found.notes == (note,)
+
+
+def test_one_sample_in_evaluation():
+    layer = cbn.BatchNorm(3, dtype=np.float64, eps=1e-3).eval()
+    layer.running_mean[...], layer.running_var[...] = [1, 2, 3], [0.01, 0.02, 0.03]
+    x = RNG.standard_normal((1, 3))
+    found = cbn.explain(x, layer(x), layer.state_dict())
+    assert found.normalized_with == ("running",) and found.eps == (1e-3,) and "keras" in found.conventions
+
+
+def test_eps_outside_where_it_is_assumed():
+    layer = cbn.BatchNorm(3, convention="notes", eps=5e-4).eval()
+    x = batch(np.float32)
+    for assumed in ("torch", "notes"):
+        found = cbn.explain(x, layer(x), layer.state_dict(), assumed=assumed)
+        places = {(way.eps, way.eps_place) for way in found.ways}
+        assert (((0.0005,), "outside") in places) == (assumed == "notes")
+
+
+def test_evaluation_that_a_batch_could_have_given():
+    """Two values per channel: some eps makes nearly every y one of training; the running statistics still count."""
+    layer = cbn.BatchNorm(1, dtype=np.float64).eval()
+    layer.running_mean[...], layer.running_var[...] = 0.5, 300.0
+    x = np.array([[0.0], [1.0]])
+    found = cbn.explain(x, layer(x), layer.state_dict())
+    assert "running" in found.normalized_with and "torch" in found.conventions
 
 
 def test_mixed_up_momentum():
@@ -319,18 +396,30 @@ FAULTS = [
     ({"y": X.astype(str)}, TypeError, "y must be an array of real numbers; got <U"),
     ({"x": np.ma.array(X), "y": X}, TypeError, "x must be an array without a mask; got a masked array"),
     ({"x": np.ones(3), "y": X}, ValueError, "x must have rank 2 or more; got shape (3,)"),
-    ({"x": X[:1], "y": X[:1]}, ValueError, "x must have a channel, and more than 1 value in each; got shape (1, 3)"),
+    ({"x": X[:1], "y": X[:1]}, ValueError, "x must have a channel, and 2 or more values in each; got shape (1, 3)"),
     (
         {"x": X[:, :0], "y": X[:, :0]},
         ValueError,
-        "x must have a channel, and more than 1 value in each; got shape (4, 0)",
+        "x must have a channel, and 2 or more values in each; got shape (4, 0)",
     ),
     ({"y": X, "axis": 2}, ValueError, "axis must lie between -2 and 1 for x of rank 2; got 2"),
     ({"y": X, "axis": "1"}, TypeError, "axis must be an integer; got str"),
     ({"y": Tensor()}, TypeError, "y must be an array of real numbers; got Tensor: Can't call numpy()"),
     ({"y": [[1], [1, 2]]}, TypeError, "y must be an array of real numbers; got list: "),
     ({"state": {"bn.weight": [1]}}, ValueError, "state must have arrays like weight or running_mean; got bn.weight"),
-    ({"state": [1]}, TypeError, "state must be a dict of arrays; got list"),
+    ({"state": [1]}, TypeError, "state must be a dict of arrays; got list: of Keras' weights cbn.interop.keras.from"),
+    ({"state": cbn.BatchNorm(3)}, TypeError, "state must be a dict of arrays; got BatchNorm: give its state_dict()"),
+    ({"y": X.T}, ValueError, "y must have shape (4, 3), as x has; got (3, 4), which has the axes in another order"),
+    (
+        {"state": {"weight": np.ones(4)}, "y": X},
+        ValueError,
+        "state['weight'] must have shape (3,), the channels of axis 1 of x; got (4,) (axis 0 has so many)",
+    ),
+    (
+        {"state": {"bn.running_mean": [1]}},
+        ValueError,
+        "state must have arrays like weight or running_mean; got bn.running_mean: of a model's state cbn.interop.torch",
+    ),
     ({"y": X, "before": 3}, TypeError, "before must be a dict of arrays; got int"),
     (
         {"state": {**STATE, "running_var": np.ones(2)}},

@@ -7,31 +7,36 @@ from . import conventions
 __all__ = ["explain_running"]
 
 
-def explain_running(statistics, state, before):
-    """Return momentum and variance, or `refuted`, and notes; `doubt` is how far the states leave momentum open."""
+def explain_running(statistics, state, before, training):
+    """Return momentum and variance, or `refuted`, and notes; `doubt` is how far the states leave momentum open.
+
+    `training` says whether y is known to be that of a training call.
+    """
     count, mean, m2 = statistics
     old_mean, old_var = (0 * mean, 0 * mean + 1) if before.mean is None else (before.mean, before.var)
     precision, batch = max(state.precision, before.precision), m2 / count
     step, moved = mean - old_mean, state.mean - old_mean
     if not moved.any() and np.array_equal(state.var, old_var):
-        text = "the running statistics have not moved: evaluation, a momentum that keeps all"
+        text = f"the running statistics have not moved: {'' if training else 'evaluation, '}a momentum that keeps all"
         return {"notes": (f"{text}, or `before` is no copy (of a torch state: clone each tensor)",)}
-    rounding = 2 * precision * np.maximum(np.abs(old_mean), np.abs(state.mean))
+    rounding = 2 * precision * np.maximum(np.abs(old_mean), np.abs(state.mean)) + state.spacing
     square = float((step**2).sum())
     new = float((moved * step).sum() / square)
     sums = 4 * precision * abs(new) * np.sqrt(batch)  # of the other system's mean, beside a mean near 0
     doubt = float(((rounding + sums) * np.abs(step)).sum() / square)
     others = 1e-5 * abs(new) * (np.abs(mean) + np.sqrt(batch))  # what other systems' float32 statistics are off by
     is_average = (np.abs(moved - new * step) <= 4 * rounding + others).all()
-    if not (is_average and -4 * doubt <= new <= 1 + 4 * doubt + 1e-6):
+    if not (is_average and -4 * doubt <= new <= 1 + 4 * doubt + 1e-4):
         text = "running_mean is no average of the old one and the batch's mean"
         return {"refuted": True, "notes": (f"{text}: {_why_not(state, before)}",)}
+    if doubt > 0.1:
+        return {"notes": ("the mean moved too little to show momentum and variance",)}
     kinds = {
         "unbiased": (1 - new) * old_var + new * m2 / (count - 1),
         "biased": (1 - new) * old_var + new * batch,
         "deviation": ((1 - new) * np.sqrt(old_var) + new * np.sqrt(batch)) ** 2,
     }
-    allowed = 4 * precision * np.maximum(old_var, state.var) + 2 * doubt * np.abs(batch - old_var)
+    allowed = 4 * precision * np.maximum(old_var, state.var) + state.spacing + 2 * doubt * np.abs(batch - old_var)
     allowed += 1e-5 * abs(new) * batch
     fits = tuple(kind for kind, var in kinds.items() if (np.abs(state.var - var) <= allowed).all())
     notes = ("the running variances cannot be told apart; fewer values per channel could",) if len(fits) > 1 else ()
@@ -57,6 +62,8 @@ def _why_not(state, before):
 
 def _calls(new, doubt, state):
     """A note if it looks like a plain average, or like several calls with one batch."""
+    if doubt > 0.01 * abs(new):
+        return ()
     if (state.batches or 0) > 1 and abs(new * state.batches - 1) < 1e-4 + 4 * doubt * state.batches:
         return (f"{new:.4g} is 1 / {state.batches}, num_batches_tracked: a plain average, momentum=None",)
     known = [conventions.named(name) for name in conventions.NAMES]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import reference
+from .misfits import misfit
+from .observed import precision_of
 from .report import EPS
 
 __all__ = ["Way", "explain_y"]
@@ -47,14 +49,13 @@ class _Given:
     def __init__(self, x, y, axis, state, before):
         wide = np.longdouble if max(x.dtype.itemsize, y.dtype.itemsize) > 4 else np.float64
         self.x, self.y = (reference._by_channel(v, axis).astype(wide) for v in (x, y))
-        parameters = (getattr(state if getattr(state, n) is not None else before, n) for n in ("weight", "bias"))
-        weight, bias = parameters
+        weight, bias = (getattr(state if getattr(state, n) is not None else before, n) for n in ("weight", "bias"))
         self.has_parameters = weight is not None and bias is not None
         weight, bias = (default if v is None else v for v, default in ((weight, 1.0), (bias, 0.0)))
         channels = len(self.x)
         self.weight, self.bias = (np.broadcast_to(v, channels).astype(wide)[:, None] for v in (weight, bias))
         self.clipped = self.y == 0 if (self.y >= 0).all() else np.zeros(self.y.shape, bool)
-        self.precision = 8 * EPS.get(y.dtype.name, EPS["float32"])
+        self.precision = 8 * precision_of(y)
         self.largest = np.abs(self.y).max(axis=1, keepdims=True)
 
     def line(self, mean, inverse):
@@ -67,14 +68,14 @@ def _inverse_range(given, mean):
     shown = np.where(given.clipped, 0, d)
     inverse = np.abs((r * shown).sum(axis=1, keepdims=True) / (shown * shown).sum(axis=1, keepdims=True))
     inverse = np.where(np.isfinite(inverse), inverse, 0)
-    size = np.maximum(given.largest, np.abs(given.bias)) + np.abs(given.weight * mean) * inverse
+    sums = 1 + np.log2(given.x.shape[1]) / 4  # of the other system, which round the mean
+    size = np.maximum(given.largest, np.abs(given.bias)) + np.abs(given.weight * mean) * inverse * sums
     allowed = given.precision * np.maximum(size, np.finfo(np.float64).tiny)
     ends = (r - allowed) / d, (r + allowed) / d
     least, most = np.minimum(*ends), np.maximum(*ends)
-    one_sided = given.clipped  # of what the activation has made 0 we know one bound only
-    least = np.where(one_sided & (d > 0), -np.inf, least)
-    most = np.where(one_sided & (d < 0), np.inf, most)
-    wrong = np.where(one_sided, r < -allowed, np.abs(r) > allowed)
+    least = np.where(given.clipped & (d > 0), -np.inf, least)  # of what is made 0 we know one bound only
+    most = np.where(given.clipped & (d < 0), np.inf, most)
+    wrong = np.where(given.clipped, r < -allowed, np.abs(r) > allowed)
     flat = d == 0  # shows nothing, unless y is not the bias there
     least, most = np.where(flat, np.where(wrong, np.inf, -np.inf), least), np.where(flat, np.inf, most)
     return least.max(axis=1), most.min(axis=1), allowed
@@ -93,8 +94,8 @@ def _eps_range(least, most, var, place, shows):
 def _named(low, high):
     """The usual eps in a range, or else the one with the fewest digits."""
     usual = tuple(eps for eps in _USUAL if low <= eps <= high)
-    if usual or high == np.inf:
-        return usual or (low,)
+    if usual:
+        return usual
     for digits in range(1, 18):
         step = 10.0 ** (np.floor(np.log10(high)) - digits + 1)
         eps = float(f"{np.ceil(low / step) * step:.{digits}g}")
@@ -103,73 +104,65 @@ def _named(low, high):
     return (low,)
 
 
-def _ways(given, sources):
-    """All ways that fit, and whether an activation has clipped what would be below 0."""
-    ways, clips = [], []
+def _ways(given, sources, assumed_place):
+    """All ways that fit, whether an activation has clipped what would be below 0, and whether y shows anything."""
+    ways, clips, shown, ranges = [], [], False, {}
     for name, (mean, var) in sources.items():
-        mean = mean[:, None]
-        least, most, allowed = _inverse_range(given, mean)
+        least, most, allowed = ranges.setdefault(id(mean), None) or _inverse_range(given, mean[:, None])
+        ranges[id(mean)] = least, most, allowed  # both variances of the batch have one mean
         shows = np.ones(len(var), bool) if name.startswith("running") else var > 0  # a constant channel shows nothing
         for place in PLACES:
             low, high = _eps_range(least, most, var, place, shows)
-            if low <= high:
+            shown = shown or not low <= high == np.inf
+            if low <= high < np.inf:
                 ways.append(Way(name, _named(low, high), place, low, high))
                 inverse = reference._inverse_std(var, ways[-1].eps[0], place)[:, None]
-                clips.append(bool((given.clipped & (given.line(mean, inverse) < -allowed)).any()))
-    if any(way.eps[0] in _USUAL for way in ways):  # an unusual eps is more than a wrong place or variance
-        plain = [way.eps_place == "inside" and way.normalized_with != "batch, unbiased" for way in ways]
+                clips.append(bool((given.clipped & (given.line(mean[:, None], inverse) < -allowed)).any()))
+    return _likely(ways, assumed_place), bool(clips) and all(clips), shown
+
+
+def _likely(ways, assumed_place):
+    """Without ways that only an unusual eps makes possible, where a usual one has a likelier place and variance."""
+    if any(way.eps[0] in _USUAL for way in ways):
+        plain = [
+            way.eps_place in ("inside", assumed_place) and way.normalized_with != "batch, unbiased" for way in ways
+        ]
         ways = [way for way, is_plain in zip(ways, plain, strict=True) if is_plain or way.eps[0] in _USUAL]
     zero = {way.normalized_with for way in ways if way.eps == (0.0,) and way.eps_place == "inside"}
-    ways = [way for way in ways if way.eps_place == "inside" or way.normalized_with not in zero]
-    return ways, bool(clips) and all(clips)
+    return [way for way in ways if way.eps_place in ("inside", assumed_place) or way.normalized_with not in zero]
 
 
-def explain_y(x, y, axis, statistics, state, before):
-    """Return ways, activation and notes."""
+def explain_y(x, y, axis, statistics, state, before, assumed_place="inside"):
+    """Return ways, activation and notes, and whether y is `refuted` as something that is normalized."""
     count, mean, m2 = statistics
-    sources = {"batch": (mean, m2 / count), "batch, unbiased": (mean, m2 / (count - 1))}
+    sources = {"batch": (mean, m2 / count), "batch, unbiased": (mean, m2 / (count - 1))} if count > 1 else {}
     for name, arrays in (("running", state), ("running, before", before)):
         if arrays.mean is not None:
             sources[name] = arrays.mean, arrays.var
     given = _Given(x, y, axis, state, before)
-    ways, clips = _ways(given, sources)
+    ways, clips, shown = _ways(given, sources, assumed_place)
+    if not shown:
+        return {"notes": ("y shows nothing: in every channel weight is 0, x is constant or y is 0",)}
     if not ways:
-        return {"notes": tuple(_why_none(given, sources))}
-    names, places = {way.normalized_with for way in ways}, {way.eps_place for way in ways}
-    ambiguous = len(places) > 1 or {"batch", "batch, unbiased"} <= names or not all(way.is_sure for way in ways)
-    notes = (_advice(given, *sources["batch"]),) if ambiguous else ()
+        return {"refuted": True, "notes": tuple(misfit(given, sources, _USUAL))}
+    notes = tuple(_advice(given, mean, m2 / count, ways))
     return {"ways": tuple(ways), "activation": "relu" if clips else None, "notes": notes}
 
 
-def _advice(given, mean, var):
-    """What x could tell these apart."""
+def _advice(given, mean, var, ways):
+    """What x could tell the ways apart, if that is needed."""
+    names, places = {way.normalized_with for way in ways}, {way.eps_place for way in ways}
+    kinds = {(way.normalized_with.partition(",")[0], way.eps) for way in ways}
+    several = len(places) > 1 or {"batch", "batch, unbiased"} <= names or len({name for name, _ in kinds}) < len(kinds)
+    several = several or len({eps for _, eps in kinds}) > 1
+    if not several and all(way.is_sure for way in ways):
+        return
+    what = "tell these apart" if several else "show eps more exactly"
     if given.precision > 8 * EPS["float32"]:
-        return "y cannot tell these apart in 16 bits; the same in float32 could"
-    if np.abs(mean).max() > 100 * np.sqrt(var).max():
-        return "x cannot tell these apart; one with means nearer to 0 could"
-    return "x cannot tell these apart; one with a smaller variance and fewer values could"
-
-
-def _why_none(given, sources):
-    """Notes for a y that no way gives."""
-    best = np.inf, "", 0.0
-    for name, (mean, var) in sources.items():
-        for eps in _USUAL:
-            line = given.line(mean[:, None], reference._inverse_std(var, eps)[:, None])
-            line = np.where(given.clipped, np.maximum(line, 0), line)
-            error = np.abs(given.y - line).max() / (given.largest.max() or 1)
-            best = min(best, (float(error), name, eps))
-    error, name, eps = best
-    yield f"no way of normalizing comes nearer to y than {error:.2g} of its largest value: {name}, eps {eps:g}"
-    x = given.x - given.x.mean(axis=1, keepdims=True)
-    y = given.y - given.y.mean(axis=1, keepdims=True)
-    slope = (x * y).sum(axis=1, keepdims=True) / (x * x).sum(axis=1, keepdims=True)
-    rest = np.abs(y - np.where(np.isfinite(slope), slope, 0) * x).max(axis=1, keepdims=True)
-    if (rest <= 1e-3 * given.largest).all():
-        missing = "other weight and bias than those given?" if given.has_parameters else "are weight and bias missing?"
-        yield f"y is a straight line over x in each channel, with another slope or shift: {missing}"
+        yield f"y cannot {what} in 16 bits; the same in float32 could"
+    elif np.abs(mean).max() > 100 * np.sqrt(var).max():
+        yield f"x cannot {what}; one with means nearer to 0 could"
+    elif all(name.startswith("running") for name in names):
+        yield f"running variances this large cannot {what}"
     else:
-        yield (
-            "y is no straight line over x in each channel: an activation, a residual, a mask, statistics of parts of "
-            "the batch, another axis, or another x?"
-        )
+        yield f"x cannot {what}; one with a smaller variance and fewer values could"

@@ -13,10 +13,10 @@ from .observed import State, finite, given_y
 __all__ = ["Explanation", "Way", "explain"]
 
 _SOURCES = {
-    "batch": "the batch's own statistics",
+    "batch": "the batch's own statistics (training)",
     "batch, unbiased": "the batch's own statistics, with the unbiased variance",
-    "running": "the running statistics",
-    "running, before": "the running statistics from before the call",
+    "running": "the running statistics (evaluation)",
+    "running, before": "the running statistics from before the call (evaluation)",
 }
 
 
@@ -27,7 +27,8 @@ class Explanation:
     Attributes
     ----------
     ways : tuple of Way
-        Ways of normalizing that give y: with which statistics and which eps, inside or outside the root.
+        Ways of normalizing that give y: with which statistics and which eps, inside or outside the root. Those that
+        need an unusual eps and an unusual place or variance are left out where a usual eps does it.
     activation : str or None
         "relu" if y is what that leaves.
     momentum : float or None
@@ -92,7 +93,7 @@ def _grouped(ways):
     """Names of statistics by the texts of their eps."""
     texts = {}
     for way in ways:
-        named = " or ".join(f"{eps:g}" for eps in way.eps)
+        named = " or ".join(f"{eps:g}" for eps in way.eps) if len(way.eps) < 4 else f"{way.eps[0]:g} to {way.eps[-1]:g}"
         text = f"eps {named} {way.eps_place} the root"
         if not way.is_sure:
             text += f" (any between {way.least:.2g} and {way.most:.2g} fits)"
@@ -160,7 +161,7 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
     >>> y = other(x)
     >>> found = cbn.explain(x, y, other.state_dict())
     >>> print(found)
-    y: normalized with the batch's own statistics
+    y: normalized with the batch's own statistics (training)
        eps 0.001 inside the root
     running statistics: momentum keeps 0.99 of the old value, 0.01 of the new
        running_var is biased
@@ -172,37 +173,46 @@ def explain(x, y=None, state=None, *, before=None, axis=1, assumed="torch"):
     assumed = conventions.named(assumed)
     x = real(x, "x")
     axis = _core.channel_axis(axis, x)
-    after = State(state, "state", x.shape[axis], axis)
-    old = State(before, "before", x.shape[axis], axis)
+    after, old = State(state, "state", x, axis), State(before, "before", x, axis)
     if y is None and after.mean is None:
         raise ValueError("y or state must be given, state with running statistics; got neither")
-    if x.size < 2 * max(1, x.shape[axis]):
-        raise ValueError(f"x must have a channel, and more than 1 value in each; got shape {x.shape}")
+    least = 1 if y is not None and after.mean is not None else 2  # one value shows evaluation
+    if x.size < least * max(1, x.shape[axis]):
+        raise ValueError(f"x must have a channel, and {least} or more values in each; got shape {x.shape}")
     y = None if y is None else given_y(y, x)
     x, y, left_out = finite(x, y, axis, (after, old))
     with np.errstate(all="ignore"):
         statistics = reference.statistics(x, axis)
-        found = {} if y is None else explain_y(x, y, axis, statistics, after, old)
-        sources = {way.normalized_with for way in found.get("ways", ())} or {"batch"}
-        if after.mean is not None and "batch" not in sources and before is None and y is not None:
-            moved = {"notes": ("y is no training output: `before` is needed to see whether the statistics moved",)}
-        else:
-            moved = {} if after.mean is None else explain_running(statistics, after, old)
+        found = {} if y is None else explain_y(x, y, axis, statistics, after, old, assumed.eps_place)
+        sources = {way.normalized_with for way in found.get("ways", ())}
+        moved = _moved(statistics, after, old, sources, before is not None or y is None)
     notes = (*left_out, *after.notes, *found.pop("notes", ()), *moved.pop("notes", ()))
-    if y is not None and not found:
+    if found.get("refuted"):
         notes += tuple(_other_axes(x, y, axis, after, old))
-    doubt, refuted = moved.pop("doubt", 0.0), moved.pop("refuted", False)
-    refuted = refuted or (y is not None and not found) or sources == {"batch, unbiased"}
-    found |= moved
-    if not refuted:
+    doubt, found = moved.pop("doubt", 0.0), found | moved
+    if not found.pop("refuted", False) and sources != {"batch, unbiased"}:
         found |= _fitting(found, doubt)
     return Explanation(**found, differences=tuple(_differences(found, assumed, doubt)), notes=notes)
+
+
+def _moved(statistics, after, old, sources, knows_before):
+    """What the running statistics show, if there are any and this is a training call."""
+    evaluated = any(name.startswith("running") for name in sources)
+    if after.mean is None or statistics[0] < 2:
+        return {}
+    if evaluated and "batch" not in sources and not knows_before:
+        return {"notes": ("y is no training output: `before` is needed to see whether the statistics moved",)}
+    moved = explain_running(statistics, after, old, sources == {"batch"})
+    if evaluated and not knows_before:
+        moved.pop("refuted", None)  # of evaluation they are what they were
+    return moved
 
 
 def _other_axes(x, y, axis, after, old):
     """A note if y fits along another axis."""
     for other in range(x.ndim):
-        if other != axis % x.ndim and x.shape[other] == x.shape[axis] and x.size >= 2 * x.shape[other]:
+        same = x.shape[other] == x.shape[axis] or (after.is_empty and old.is_empty)
+        if other != axis % x.ndim and same and x.size >= 2 * x.shape[other]:
             with np.errstate(all="ignore"):
                 if "ways" in explain_y(x, y, other, reference.statistics(x, other), after, old):
                     yield f"with axis={other} it fits"
