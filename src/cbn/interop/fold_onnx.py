@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..libraries import library
-from .onnx_edit import Edit, Unfoldable, cause, is_op, label, loaded, only_user
+from .onnx_edit import Edit, loaded
+from .onnx_nodes import Unfoldable, cause, is_noop, is_op, label, only_user
 from .onnx_operations import AFTER, BEFORE, NORM, Job, line_of
 
 __all__ = ["Folded", "Folding", "Left", "fold"]
@@ -39,14 +40,14 @@ def fold(model):
 
     Parameters
     ----------
-    model : onnx.ModelProto or onnx_ir.Model
+    model : path, onnx.ModelProto or onnx_ir.Model
         It is not changed.
 
     Returns
     -------
     Folding
-        ``model`` of the same type, ``folded`` with the fields `norm`, `into` and `how`, and ``left`` with `norm` and
-        `reason`. Every BatchNormalization is in one of the two.
+        ``model``, an onnx.ModelProto for one, else an onnx_ir.Model; ``folded`` with the fields `norm`, `into` and
+        `how`, and ``left`` with `norm` and `reason`. Every BatchNormalization is in one of the two.
 
     Raises
     ------
@@ -58,21 +59,19 @@ def fold(model):
 
     Notes
     -----
-    A norm goes into a Conv, ConvTranspose, Gemm or MatMul (with the Add behind it) before it, or else into a Conv,
-    Gemm, MatMul or BatchNormalization after it, if what they share is used by nobody else and if all weights are
-    constants. The arithmetic is that of `cbn.fold_conv`, `cbn.fold_linear` and `cbn.fold_affine`. The model is not
-    run: `cbn.interop.onnx.verify` does that.
+    A norm goes into a Conv, ConvTranspose, Gemm or MatMul before it, with the Add of a constant between them if there
+    is one, or else into a Conv, Gemm, MatMul or BatchNormalization after it, if what they share is used by nobody else
+    and if all weights are constants. A value that keeps its name keeps its numbers. The arithmetic is that of
+    `cbn.fold_conv`, `cbn.fold_linear` and `cbn.fold_affine`. The model is not run: `cbn.interop.onnx.verify` does that.
     """
     ir, onnx = library("onnx_ir", "onnx"), library("onnx", "onnx")
-    if not isinstance(model, onnx.ModelProto | ir.Model):
-        raise TypeError(f"model must be an onnx.ModelProto or an onnx_ir.Model; got {type(model).__name__}")
+    own = loaded(model)
     try:
-        if isinstance(model, ir.Model):
-            return _fold(Edit(model.clone()))
-        found = _fold(Edit(loaded(model)))
-        return found._replace(model=ir.to_proto(found.model))
+        own = own.clone() if own is model else own
     except RuntimeError as error:  # which is how onnx_ir says that a graph is broken
         raise ValueError(f"model must be a valid graph; got: {cause(error)}") from None
+    found = _fold(Edit(own))
+    return found._replace(model=ir.to_proto(own)) if isinstance(model, onnx.ModelProto) else found
 
 
 def _fold(edit):
@@ -106,7 +105,10 @@ def _fold_one(edit, norm):
 
 
 def _before(edit, job):
-    norm, x = job.norm, job.norm.inputs[0]
+    norm, user, x = job.norm, job.norm, job.norm.inputs[0]
+    while x is not None and only_user(x) is user and is_noop(x.producer(), edit.model):
+        user = x.producer()
+        x = user.inputs[0]
     node = None if x is None else x.producer()
     if node is None:
         raise Unfoldable("its input is made by no node")
@@ -117,21 +119,25 @@ def _before(edit, job):
         raise Unfoldable(f"{made}, which cannot take it")
     if x.is_graph_output():
         raise Unfoldable("its input is an output of the graph, too")
-    others = [label(user) for user in x.consumers() if user is not norm]
+    others = [label(other) for other in x.consumers() if other is not user]
     if only_user(x) is None:
         raise Unfoldable(f"its input also goes to {', '.join(others) or 'itself'}")
     last = BEFORE[node.op_type](edit, job, node)
+    taker = last if node.graph is None else node  # an Add behind a Conv goes, too
     name = label(norm)
     edit.replace(norm.outputs[0], last.outputs[0])
     edit.remove(norm)
-    return Folded(name, label(node), f"{node.op_type} before it")
+    return Folded(name, label(taker), f"{taker.op_type} before it")
 
 
 def _after(edit, job):
     norm, y = job.norm, job.norm.outputs[0]
+    node = only_user(y)
+    while is_noop(node, edit.model):
+        y = node.outputs[0]
+        node = only_user(y)
     if y.is_graph_output():
         raise Unfoldable("its output is an output of the graph")
-    node = only_user(y)
     if node is None or node is norm:
         raise Unfoldable(f"its output goes to {', '.join(map(label, y.consumers())) or 'nobody'}")
     goes = f"its output goes to {label(node)} ({node.op_type})"
@@ -142,5 +148,6 @@ def _after(edit, job):
     AFTER[node.op_type](edit, job, node)
     node.replace_input_with(0, norm.inputs[0])
     folded = Folded(label(norm), label(node), f"{node.op_type} after it")
+    edit.drop(y)  # and with it what only handed it on
     edit.remove(norm)
     return folded

@@ -1,24 +1,20 @@
-"""onnx_edit: an ONNX model that is being changed: its constants, its names, and what nobody uses any more."""
+"""onnx_edit: an ONNX model that is read, and changed: its constants, its names, and what nobody uses any more."""
 
 import os
+from collections import Counter
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from ..libraries import library
+from .onnx_nodes import CONSTANT, Unfoldable, attribute, cause, evaluated, is_op, label
 
-__all__ = ["Edit", "Unfoldable", "attribute", "cause", "is_op", "label", "loaded", "only_user"]
+__all__ = ["Edit", "Unfoldable", "attribute", "is_op", "label", "loaded", "save"]
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
-class Unfoldable(Exception):
-    """A norm stays as it is; the text says why."""
-
-
-def cause(error):
-    """Return the first line of an error, or of the one in it: onnx_ir wraps errors in errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next(iter(str(error).splitlines()), type(error).__name__)
+# --- files ---
 
 
 def loaded(model):
@@ -62,52 +58,38 @@ def _holds_sparse(graph):
     return bool(graph.sparse_initializer) or any(map(_holds_sparse, inner))
 
 
-# --- nodes ---
+def save(model, path, data=None):
+    """Write an onnx_ir.Model to a file, its larger weights to the file `data` beside it.
 
-
-def label(node):
-    """What to call a node in texts."""
-    if node.name:
-        return node.name
-    return f'{node.op_type} of "{node.outputs[0].name}"' if node.outputs else node.op_type
-
-
-def is_op(node, *op_types):
-    """Whether it is a node of ONNX itself, of one of these types."""
-    return node is not None and node.domain == "" and node.op_type in op_types
-
-
-def only_user(value):
-    """Return the only node that uses a value, if it does so once and the value is no output of its graph."""
-    uses = value.uses()
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-
-
-def attribute(node, name, default):
-    """Return the value of a node's attribute, which must have the type of its default."""
-    found = node.attributes.get(name)
-    if found is None:
-        return default
-    if found.is_ref() or not isinstance(found.value, type(default)):
-        raise Unfoldable(f"{name} of {label(node)} must be a plain {type(default).__name__}")
-    return found.value
+    Tensors that are attributes of nodes in other files become part of the model, which is changed.
+    """
+    ir = library("onnx_ir", "onnx")
+    for node in model.graph.all_nodes():
+        for name, given in node.attributes.items():
+            if not given.is_ref() and isinstance(given.value, ir.ExternalTensor):
+                tensor = ir.tensor(given.value.numpy(), given.value.dtype, name=given.value.name)
+                node.attributes[name] = ir.AttrTensor(name, tensor)
+    ir.save(model, path, format="protobuf", external_data=data)
 
 
 # --- models ---
 
 
 class Edit:
-    """A model, and how its constants are read and replaced."""
+    """A model, and how its constants are read and replaced.
+
+    A value that keeps its name keeps its numbers, so that the names that two models share can be compared.
+    """
 
     def __init__(self, model):
         self.model = model
         self.ir = library("onnx_ir", "onnx")
         imports = model.opset_imports
         self.opset = imports.get("", imports.get("ai.onnx", 0))
-        self.names = set()
+        self.names = Counter()  # one name may occur in several subgraphs
         for graph in model.graphs():
             values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
-            self.names.update(item.name for item in [*values, *graph])
+            self.names.update(item.name for item in {*values, *graph})
 
     # reading
 
@@ -115,42 +97,45 @@ class Edit:
         """Return the array of a value that is the same in every run."""
         if value is None:
             raise Unfoldable(f"{what} is missing")
-        seen = set()
-        while is_op(value.producer(), "Identity") and value not in seen:
-            seen.add(value)
-            value = next(iter(value.producer().inputs), None) or value
-        if value.is_graph_input() and not (value.is_initializer() and self.model.ir_version < 4):
-            raise Unfoldable(f'{what} is the input "{value.name}" of the graph, which callers may set')
         try:
-            array = self._array(self.ir.convenience.get_const_tensor(value))
+            array = evaluated(value, self.model)
+        except Unfoldable as reason:
+            raise Unfoldable(f"{what} {reason}") from None
         except Exception as error:  # of whatever kind: the file may hold anything
             raise Unfoldable(f"{what} cannot be read: {cause(error)}") from None
-        if array is None:
-            node = value.producer()
-            source = "nowhere" if node is None else f"{label(node)} ({node.op_type})"
-            raise Unfoldable(f"{what} is not a constant: it comes from {source}")
         if array.dtype.name not in FLOATS:
             raise Unfoldable(f"{what} is not of a float type that can be folded, but {array.dtype.name}")
         return array
-
-    def _array(self, tensor):
-        if isinstance(tensor, self.ir.serde.TensorProtoTensor) and tensor.raw.ByteSize() < tensor.size:
-            raise ValueError("it has less data than values")  # of which NumPy would make zeros, however many
-        return None if tensor is None else tensor.numpy()
 
     def operand(self, node, index, what):
         """Return the array of a node's input, None if it has none."""
         value = node.inputs[index] if index < len(node.inputs) else None
         return None if value is None else self.constant(value, f"{what} of {label(node)}")
 
+    def ranks(self, values):
+        """Return the ranks of some values, as far as the model says, or else as onnx infers them."""
+        known = {len(value.shape) for value in values if value is not None and value.shape is not None}
+        return known or {self._inferred[value] for value in values if value in self._inferred}
+
+    @cached_property
+    def _inferred(self):
+        """Of a copy: the model itself stays without shapes where it has none."""
+        with suppress(RuntimeError):  # which is how onnx_ir says that a graph is broken
+            copy = self.model.clone()
+            library("onnx_ir.passes.common", "onnx").ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+            twins = zip(self.model.graph.all_nodes(), copy.graph.all_nodes(), strict=True)
+            pairs = [pair for node, twin in twins for pair in zip(node.outputs, twin.outputs, strict=True)]
+            return {value: len(twin.shape) for value, twin in pairs if twin.shape is not None}
+        return {}
+
     # writing
 
     def fresh(self, name):
         """Return the name, or one like it, that nothing has, and take it."""
         candidate, k = name, 1
-        while candidate in self.names:
+        while self.names[candidate] > 0:
             candidate, k = f"{name}_{k}", k + 1
-        self.names.add(candidate)
+        self.names[candidate] += 1
         return candidate
 
     def put(self, node, index, array, name=None):
@@ -176,20 +161,25 @@ class Edit:
 
     def drop(self, value):
         """Remove a constant that nobody uses any more, and the nodes that only led to it."""
-        if value is None or value.uses() or value.is_graph_output():
-            return
-        node, graph = value.producer(), value.graph
+        node, graph = (None, None) if value is None else (value.producer(), value.graph)
+        others = () if node is None else node.outputs
+        if graph is None or any(v.uses() or v.is_graph_output() for v in (value, *others)):
+            return  # or it has gone already, as the second one of two parameters that are one value
         if value.is_initializer():
             if value.is_graph_input():
                 graph.inputs.remove(value)
             del graph.initializers[value.name]
-            self.names.discard(value.name)
-        elif is_op(node, "Constant", "Identity"):
-            sources = node.inputs
-            graph.remove(node, safe=True)
-            self.names.difference_update((value.name, node.name))
-            for source in sources:
-                self.drop(source)
+            self.names[value.name] -= 1
+        elif is_op(node, "Constant", "Dropout", *CONSTANT):
+            self.names.subtract(item.name for item in (node, *others))
+            self.remove(node)
+
+    def remove(self, node):
+        """Remove a node whose outputs nobody uses any more, and the constants that only it used."""
+        sources = node.inputs
+        node.graph.remove(node, safe=True)
+        for source in sources:
+            self.drop(source)
 
     def replace(self, old, value):
         """Give a value the users, the name and the type of another one, which goes."""
@@ -200,20 +190,17 @@ class Edit:
         value.doc_string = old.doc_string or value.doc_string
         value.metadata_props.update(old.metadata_props)
 
-    def remove(self, norm):
-        """Remove a norm whose output nobody uses any more, and its parameters."""
-        parameters = norm.inputs[1:]
-        norm.graph.remove(norm, safe=True)
-        for value in parameters:
-            self.drop(value)
-
     def add_bias(self, node, array):
         """Add a constant to a node's output, and return the node that does."""
         product = node.outputs[0]
         total = self.ir.Node("", "Add", [None, None], name=self.fresh(f"{node.name or node.op_type}_bias"))
         self.replace(product, total.outputs[0])
-        product.name = self.fresh(f"{total.outputs[0].name}_product")
+        self.rename(product, f"{total.outputs[0].name}_product")
         total.replace_input_with(0, product)
         node.append(total)
         self.put(total, 1, array, f"{node.inputs[1].name}_bias")
         return total
+
+    def rename(self, value, name):
+        """Give a value that has other numbers now another name, too."""
+        value.name = self.fresh(name)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..folding import fold_affine, fold_conv, fold_linear
-from .onnx_edit import Unfoldable, attribute, is_op, label, only_user
+from .onnx_nodes import Unfoldable, attribute, is_op, label, only_user
 
 __all__ = ["AFTER", "BEFORE", "NORM", "Job", "line_of"]
 
@@ -24,10 +24,17 @@ class Job(NamedTuple):
 
 def line_of(edit, norm):
     """Return scale and shift of a norm in evaluation mode, in float64."""
+    return _line(norm, _parameters(edit, norm))
+
+
+def _parameters(edit, norm):
     _check_mode(edit, norm)
     if len(norm.inputs) != 5 or None in norm.inputs:
         raise Unfoldable("it has not the 5 inputs of a norm")
-    given = [edit.constant(norm.inputs[k], f"its {name}") for k, name in enumerate(("scale", "B", "mean", "var"), 1)]
+    return [edit.constant(norm.inputs[k], f"its {name}") for k, name in enumerate(("scale", "B", "mean", "var"), 1)]
+
+
+def _line(norm, given):
     shapes = [array.shape for array in given]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1:
         raise Unfoldable(f"its scale, B, mean and var must have one shape (C,); got {', '.join(map(str, shapes))}")
@@ -62,8 +69,7 @@ def _conv(edit, job, node):
         raise Unfoldable(f"{label(node)} after it pads with zeros, which its shift does not reach")
     options = {"groups": attribute(node, "group", 1), "transposed": node.op_type == "ConvTranspose", "padding": 0}
     weight, bias = _folded(node, weight.dtype, fold_conv, weight, bias, job, **options)
-    edit.put(node, 1, weight)
-    edit.put(node, 2, bias, f"{node.inputs[1].name}_bias")
+    _put(edit, node, weight, bias)
     return node
 
 
@@ -77,8 +83,7 @@ def _gemm(edit, job, node):
     weight, bias = _folded(node, dtype, fold_linear, weight, bias, job, axis=axis)
     for name in ("alpha", "beta"):  # both are in the weights now
         node.attributes.pop(name, None)
-    edit.put(node, 1, weight)
-    edit.put(node, 2, bias, f"{node.inputs[1].name}_bias")
+    _put(edit, node, weight, bias)
     return node
 
 
@@ -90,19 +95,38 @@ def _matmul(edit, job, node):
     return _product(edit, job, node, None)
 
 
-def _sum(edit, job, add):
-    for value in add.inputs:
-        node = None if value is None else value.producer()
-        if is_op(node, "MatMul") and only_user(value) is add:
-            return _product(edit, job, node, add)
-    raise Unfoldable(f"its input comes from {label(add)} (Add), which adds to no MatMul")
+def _with_constant(edit, job, node):
+    """An Add or Mul of a constant: into the convolution before it, or an Add into the MatMul before it."""
+    for place, value in enumerate(node.inputs):
+        maker = None if value is None or only_user(value) is not node else value.producer()
+        if is_op(node, "Add") and is_op(maker, "MatMul"):
+            return _product(edit, job, maker, node)
+        if is_op(maker, "Conv", "ConvTranspose") and maker.graph is node.graph:
+            return _line_behind(edit, job, maker, node, 1 - place)
+    raise Unfoldable(f"its input comes from {label(node)} ({node.op_type}), which cannot take it")
+
+
+def _line_behind(edit, job, conv, node, place):
+    """A convolution, and the Add or Mul of a constant behind it, which goes."""
+    rank, channels = _weight(edit, conv).ndim, job.line[0].size
+    constant = edit.constant(node.inputs[place], f"the operand of {label(node)}")
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    if len(shape) != rank or constant.size not in (1, channels) or shape[1] != constant.size:
+        wanted = (1, channels, *(1,) * (rank - 2))
+        raise Unfoldable(f"what {label(node)} takes must have shape {wanted}; got {constant.shape}")
+    constant = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+    line = (constant, np.zeros(channels)) if node.op_type == "Mul" else (np.ones(channels), constant)
+    _conv(edit, job._replace(line=fold_affine(line, job.line)), conv)
+    node.outputs[0].replace_all_uses_with(conv.outputs[0])
+    edit.remove(node)
+    return conv
 
 
 def _product(edit, job, node, add):
     """A MatMul, and the Add of a constant behind it, or None."""
     weight, product = _weight(edit, node), node.outputs[0]
     values = node.inputs[0], product, job.norm.inputs[0], job.norm.outputs[0]
-    ranks = {len(value.shape) for value in values if value is not None and value.shape is not None}
+    ranks = edit.ranks(values)
     if ranks != {2}:
         raise Unfoldable(f"{label(node)} must be known to have rank 2; got {', '.join(map(str, ranks)) or 'no shape'}")
     place = None if add is None else 1 - add.inputs.index(product)
@@ -112,14 +136,15 @@ def _product(edit, job, node, add):
     if add is None:
         return edit.add_bias(node, bias)
     edit.put(add, place, bias)
+    edit.rename(product, f"{add.outputs[0].name}_product")
     return add
 
 
 def _norm(edit, job, node):
-    scale, shift = fold_affine(job.line, _same_channels(job.line, line_of(edit, node)))
+    given = _parameters(edit, node)
+    scale, shift = fold_affine(job.line, _same_channels(job.line, _line(node, given)))
     values = scale, shift, np.zeros_like(scale), np.ones_like(scale)
-    dtypes = [edit.constant(value, "a parameter").dtype for value in node.inputs[1:]]
-    arrays = [_finite(node, dtype, value) for dtype, value in zip(dtypes, values, strict=True)]
+    arrays = [_finite(node, old.dtype, new) for old, new in zip(given, values, strict=True)]
     node.attributes.add(edit.ir.AttrFloat32("epsilon", 0.0))
     for k, array in enumerate(arrays, 1):
         edit.put(node, k, array)
@@ -134,6 +159,12 @@ def _weight(edit, node):
     if weight is None:
         raise Unfoldable(f"the weight of {label(node)} is missing")
     return weight
+
+
+def _put(edit, node, weight, bias):
+    """The bias first: an old one may be zeros that are made from the shape of the weight."""
+    edit.put(node, 2, bias, f"{node.inputs[1].name}_bias")
+    edit.put(node, 1, weight)
 
 
 def _by_channel(bias, weight, axis):
@@ -168,5 +199,6 @@ def _finite(node, dtype, array):
 
 
 NORM = "BatchNormalization"
-BEFORE = {"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul, "Add": _sum}
+BEFORE = {"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul}
+BEFORE |= {"Add": _with_constant, "Mul": _with_constant}
 AFTER = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, NORM: _norm}
