@@ -129,7 +129,7 @@ class Residual(nn.Module):
         )
         self.before = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=bias))
         self.up = nn.Sequential(nn.ConvTranspose2d(8, 4, 2, stride=2, bias=bias), nn.BatchNorm2d(4))
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(400, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(400, 6, bias), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
 
     def forward(self, x):
         x = self.stem(x)
@@ -137,11 +137,12 @@ class Residual(nn.Module):
         return self.head(self.up(x + self.before(x)))
 
 
-@pytest.fixture(params=["legacy", "dynamo"])
+@pytest.fixture(params=[("legacy", False), ("legacy", True), ("dynamo", False), ("dynamo", True)])
 def exported(request):
     """A module in evaluation mode, x, and its model with all its norms."""
     torch.manual_seed(0)
-    module = Residual(bias=request.param == "dynamo")  # without one the exporter computes zeros in each run
+    exporter, bias = request.param
+    module = Residual(bias)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor, low, high in ((norm.weight, 0.5, 2), (norm.bias, -1, 1), (norm.running_var, 0.3, 2)):
@@ -149,7 +150,7 @@ def exported(request):
             nn.init.uniform_(norm.running_mean, -1, 1)
     module, x = module.eval(), torch.randn(2, 3, 10, 10)
     options = {"input_names": ["image"], "output_names": ["logits"]}
-    if request.param == "dynamo":
+    if exporter == "dynamo":
         program = torch.onnx.export(module, (x,), dynamo=True, optimize=False, verbose=False, **options)
         return module, x, program.model_proto
     file, training = io.BytesIO(), torch.onnx.TrainingMode.PRESERVE  # which does not fold
@@ -164,9 +165,9 @@ def test_torch(exported):
     module, x, model = exported
     assert ops(model).count("BatchNormalization") == 6
     found = fold(model)
-    assert verify(model, found.model, x.numpy()).error < 1e-6
+    assert verify(model, found.model, x.numpy()).error < 3e-6
     took = sorted(entry.how.partition(" ")[0] for entry in found.folded)
-    assert took == ["Conv", "Conv", "Conv", "ConvTranspose", "Gemm"]
+    assert took in (["Conv", "Conv", "Conv", "ConvTranspose", head] for head in ("Gemm", "MatMul"))
     assert len(found.left) == 1 and "(Relu), which cannot take it" in found.left[0].reason
     norm, left = module.before[0], from_model(found.model, found.left[0].norm)
     np.testing.assert_array_equal(left.running_var, norm.running_var)
