@@ -138,7 +138,10 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
     assert "--input must come with check, bench or without a part; got config" in refused("config", "--input", "x.npy")
     assert "--json must be a file that can be written; got" in refused("--json", tmp_path / "none" / "x.json")
     assert "--json must be a file that can be written; got" in refused("--json", tmp_path)
-    assert "invalid choice: 'train'" in run("train", status=2).stderr
+    full = run("config", "--json", "/dev/full", status=2).stderr
+    assert full == "cbn: --json must be a file that can be written; got /dev/full: No space left on device\n"
+    assert all(name in run("folds", status=2).stderr for name in (*cli.PARTS, "explain", "fold", "choice: 'folds'"))
+    assert "fold must come first; got --quick fold" in refused("--quick", "fold")
 
 
 # --- the plot ---

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import math
 import os
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from . import comparison, explain_command, fold_command, runtime, selfcheck
-from .files import UserError, check_target, read_array
+from .files import UserError, check_target, read_array, write_json
 
 __all__ = ["main"]
 
@@ -60,7 +59,8 @@ def parse(arguments):
         epilog="Exit status: 0, 1 if a check failed, 2 for a wrong request. See also `python -m cbn explain "
         "--help` and `python -m cbn fold --help`.",
     )
-    parser.add_argument("part", nargs="?", choices=PARTS, metavar="config | check | bench", help="only this part")
+    names = (*PARTS, *COMMANDS)
+    parser.add_argument("part", nargs="?", choices=names, metavar=" | ".join(names), help="only this part")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results there, too")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the comparison (needs matplotlib)")
     parser.add_argument(
@@ -72,6 +72,8 @@ def parse(arguments):
     parser.add_argument("--axis", type=int, help="the channel axis of --input (default: 1)")
     parser.add_argument("--quick", action="store_true", help="smaller arrays")
     options = parser.parse_args(arguments)
+    if options.part in COMMANDS:
+        raise UserError(f"{options.part} must come first; got {' '.join(arguments)}")
     if options.plot and options.part not in (None, "bench"):
         raise UserError(f"--plot must come with bench or without a part; got {options.part}")
     if options.input and options.part == "config":
@@ -227,7 +229,7 @@ def run(options, progress):
             draw(rows, options.plot)
     results["ok"] = all(row["ok"] for part in ("check", "comparison") for row in results.get(part, ()))
     if options.json:
-        options.json.write_text(json.dumps(plain(results), indent=1) + "\n")
+        write_json(options.json, plain(results))
     return results["ok"]
 
 

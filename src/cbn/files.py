@@ -1,5 +1,6 @@
-"""files: arrays from files that the command line names, never unpickled, and what is wrong with a request."""
+"""files: what the command line reads, never unpickled, and writes, and what is wrong with a request."""
 
+import json
 import os
 import zipfile
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from .libraries import library
 
-__all__ = ["UserError", "check_target", "read_array", "read_arrays"]
+__all__ = ["UserError", "check_target", "read_array", "read_arrays", "write_json"]
 
 
 class UserError(Exception):
@@ -20,6 +21,14 @@ def check_target(name, path, others=()):
         raise UserError(f"{name} must be a file that can be written; got {path}")
     if path and path.resolve() in [other.resolve() for other in others if other]:
         raise UserError(f"{name} must be a file of its own; got {path}")
+
+
+def write_json(path, answer):
+    """Write the answer to the file that --json names."""
+    try:
+        path.write_text(json.dumps(answer, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"--json must be a file that can be written; got {path}: {error.strerror}") from None
 
 
 def _read(path, name, kind, read):

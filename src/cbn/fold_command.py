@@ -1,16 +1,21 @@
 """fold_command: `python -m cbn fold`: an ONNX model without the batch norms that can be folded, verified."""
 
 import argparse
-import json
+import itertools
 import math
 import os
 import re
+import signal
+import sys
 import tempfile
+import threading
 from pathlib import Path
 
-from .files import UserError, check_target, read_array, read_arrays
+from .files import UserError, check_target, read_array, read_arrays, write_json
 from .interop.fold_onnx import fold
-from .interop.onnx_edit import cause, loaded
+from .interop.onnx_edit import loaded, save
+from .interop.onnx_nodes import cause
+from .interop.run_onnx import external
 from .interop.verify_onnx import Agreement, Original
 from .libraries import library
 
@@ -22,8 +27,8 @@ def _parse(arguments):
         prog="python -m cbn fold",
         description="Fold the BatchNormalization of an ONNX model into the operations beside it, and verify the result "
         "with ONNX Runtime.",
-        epilog="Exit status: 0, also if nothing could be folded; 1 if the result differs, which is then not written; "
-        "2 for a wrong request.",
+        epilog="Exit status: 0, also if nothing could be folded; 1 if the result differs or could not be verified, and "
+        "is not written; 2 for a wrong request.",
     )
     parser.add_argument("model", type=Path, metavar="model.onnx", help="is not changed, unless out.onnx is the same")
     parser.add_argument("target", type=Path, metavar="out.onnx", help="the folded model")
@@ -40,29 +45,37 @@ def _parse(arguments):
 def run(arguments):
     """Fold, verify, write and print; return the exit status: 1 if the folded model differs."""
     options = _parse(arguments)
-    check_target("out.onnx", options.target)
-    check_target("--json", options.json)
+    if threading.current_thread() is not threading.main_thread():
+        return _run(options)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which removes what was written for a while
+    try:
+        return _run(options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(options):
+    check_target("out.onnx", options.target, [options.sample])
+    check_target("--json", options.json, [options.model, options.target, _beside(options), options.sample])
     if options.target.exists() and not options.target.is_file():
         raise UserError(f"out.onnx must be an ordinary file; got {options.target}")
     sample = None if options.sample is None else _read_sample(options.sample)
     try:
         for name in ("onnx", "onnx_ir", "onnxruntime"):
             library(name, "onnx")
-        _check_readable(options.model)
+        weights = _check_model(options)
         original = Original(options.model, sample)  # which refuses a broken graph
-        model = loaded(options.model)
-        data = f"{options.target.name}.data" if _is_external(model) else None
-        found = fold(model)
-        result = _write(found.model, data, options, original)
+        found = fold(options.model)
+        result, kept = _write(found.model, weights, options, original)
     except (ImportError, TypeError, ValueError) as error:
         of_inputs = sample is None and re.search("these inputs|at random", str(error))
         raise UserError(f"{error}{'; --sample may give others' if of_inputs else ''}") from None
-    except OSError as error:
-        raise UserError(f"out.onnx must be a file that can be written; got {options.target}: {error}") from None
     ok = isinstance(result, Agreement) and result.ok
     _print(found, result, ok, options)
+    if ok and kept:
+        print(f"kept:   {', '.join(kept)}, which the model no longer uses")
     if options.json:
-        options.json.write_text(json.dumps(_answer(found, result, ok), indent=1) + "\n")
+        write_json(options.json, _answer(found, result, ok))
     return 0 if ok else 1
 
 
@@ -73,39 +86,72 @@ def _read_sample(path):
     return read_array(path, "--sample") if path.suffix == ".npy" else read_arrays(path, "--sample")
 
 
-def _check_readable(path):
+def _beside(options):
+    """The file for the weights of out.onnx, if those of the model are in a file of their own."""
+    return options.target.with_name(f"{options.target.name}.data")
+
+
+def _in_place(options):
+    return options.target.exists() and options.target.samefile(options.model)
+
+
+def _check_model(options):
+    """Return the files that hold weights of the model, which can be read, and are not to be written over."""
     try:
-        path.open("rb").close()
+        options.model.open("rb").close()
     except OSError as error:
-        raise UserError(f"model.onnx must be a file that can be read; got {path}: {error.strerror}") from None
+        raise UserError(f"model.onnx must be a file that can be read; got {options.model}: {error.strerror}") from None
+    files = external(loaded(options.model))
+    try:
+        for tensor in files.values():
+            tensor.numpy()
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.onnx must have weights that can be read; got {cause(error)}") from None
+    for name, path in (("out.onnx", options.target), ("--json", options.json)):
+        check_target(name, path, files)
+    if files and _beside(options).exists() and not _in_place(options):
+        raise UserError(f"{_beside(options).name} must not exist yet, for the weights go there; got one that does")
+    return files
 
 
-def _is_external(model):
-    kind = library("onnx_ir", "onnx").ExternalTensor
-    return any(isinstance(v.const_value, kind) for graph in model.graphs() for v in graph.initializers.values())
+def _write(model, weights, options, original):
+    """Write the model beside its target, verify it, and move it there if it agrees.
 
-
-def _write(model, data, options, original):
-    """Write the model beside its target, verify it, and move it there if it agrees; return an Agreement, or why not.
-
-    `data` names the file for its weights, None to keep them with it.
+    `weights` are the files of the original. Return an Agreement, or why there is none, and the names of files that
+    are left over.
     """
-    ir, target = library("onnx_ir", "onnx"), options.target.resolve()
-    with tempfile.TemporaryDirectory(prefix=".cbn-fold-", dir=target.parent) as folder:
-        new = Path(folder) / target.name
-        try:
-            ir.save(model, new, format="protobuf", external_data=data)
-        except ir.serde.SerdeError as error:
-            raise UserError(f"model.onnx must be an ONNX model; got {options.model}: {cause(error)}") from None
-        try:
-            agreement = original.compare(new)
-        except RuntimeError as error:
-            return str(error)
-        if agreement.ok:
-            if data and (Path(folder) / data).exists():
-                os.replace(Path(folder) / data, target.parent / data)  # before the model that needs it
-            os.replace(new, target)
-        return agreement
+    target = options.target.resolve()
+    data = _new_name(_beside(options).name, target.parent) if weights else None
+    kept = [path.name for path in weights] if _in_place(options) else []
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cbn-fold-", dir=target.parent) as folder:
+            new = Path(folder) / target.name
+            _save(model, new, data, options)
+            try:
+                agreement = original.compare(new)
+            except RuntimeError as error:
+                return str(error), []
+            if agreement.ok:
+                if data and (Path(folder) / data).exists():
+                    os.rename(Path(folder) / data, target.parent / data)  # before the model that needs it
+                os.replace(new, target)
+            return agreement, kept
+    except OSError as error:
+        raise UserError(f"out.onnx must be a file that can be written; got {options.target}: {error}") from None
+
+
+def _new_name(name, folder):
+    """A name that no file has: the weights that the model has now are needed until the new ones are there."""
+    stem, _, suffix = name.rpartition(".")
+    names = itertools.chain([name], (f"{stem}.{k}.{suffix}" for k in itertools.count(1)))
+    return next(name for name in names if not (folder / name).exists())
+
+
+def _save(model, path, data, options):
+    try:
+        save(model, path, data)
+    except RuntimeError as error:  # of onnx_ir
+        raise UserError(f"model.onnx must be an ONNX model; got {options.model}: {cause(error)}") from None
 
 
 # --- the answer ---
@@ -116,19 +162,20 @@ def _print(found, result, ok, options):
         print(f"folded: {norm} into {into} ({how})")
     for norm, reason in found.left:
         print(f"left:   {norm}: {reason}")
+    agreement = result if isinstance(result, Agreement) else None
+    for note in agreement.notes if agreement else ():
+        print(f"note:   {note}")
     total = len(found.folded) + len(found.left)
     count = f"{len(found.folded)} of {total} folded" if total else "nothing to fold: there is no BatchNormalization"
     print(f"{count}; {result} ({'random input' if options.sample is None else options.sample.name})")
     if not ok:
-        bound = f"the bound is {result.bound:g}; " if isinstance(result, Agreement) else ""
+        bound = f"the bound is {agreement.bound:g}; " if agreement and agreement.output else ""
         print(f"FAILED: {bound}{options.target} was not written")
 
 
 def _answer(found, result, ok):
-    """What JSON can hold: an infinite error becomes null."""
+    """What JSON can hold: an error that is no finite number becomes null."""
     answer = {"folded": [entry._asdict() for entry in found.folded], "left": [entry._asdict() for entry in found.left]}
-    if not isinstance(result, Agreement):
-        answer["failure"] = result
-    else:
-        answer |= result._asdict() | {"error": result.error if math.isfinite(result.error) else None}
-    return answer | {"ok": ok}
+    fields = result._asdict() if isinstance(result, Agreement) else {"failure": result}
+    plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in fields.items()}
+    return answer | plain | {"ok": ok}

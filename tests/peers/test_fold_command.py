@@ -1,6 +1,8 @@
 """test_fold_command: `python -m cbn fold` on models of a user, and how it verifies them."""
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -46,10 +48,10 @@ def test_answer(model, tmp_path):
     assert lines[0] == "folded: N into Z (Conv before it)"
     assert lines[1].startswith("left:   Y: its input comes from R (Relu), which cannot take it; its output is")
     assert lines[2].startswith("1 of 2 folded; largest difference ")
-    assert lines[2].endswith(' of the largest value of output "y" (random input)') and len(lines) == 3
+    assert lines[2].endswith(' of the largest value of "n" (random input)') and len(lines) == 3
     found = json.loads(answer.read_text())
     assert found["folded"] == [{"norm": "N", "into": "Z", "how": "Conv before it"}] and found["left"][0]["norm"] == "Y"
-    assert found["ok"] and 0 <= found["error"] < 1e-5 and found["output"] == "y" and found["bound"] == 1e-4
+    assert found["ok"] and 0 <= found["error"] < 1e-5 and found["output"] == "n" and found["bound"] == 1e-4
     assert ops(onnx.load(out)) == ["Conv", "Relu", "BatchNormalization"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.json", "model.onnx", "out.onnx"]
 
@@ -77,9 +79,10 @@ def test_sample(model, tmp_path, capsys):
     assert "sample must have the inputs x; got other" in text
     np.save(tmp_path / "x.npy", sample.astype(np.float64))
     status, _, text = main(capsys, model, tmp_path / "out.onnx", "--sample", tmp_path / "x.npy")
-    assert (
-        status == 2 and "model must run in onnxruntime with these inputs; got: " in text and "--sample may" not in text
-    )
+    assert status == 2 and "model must run in onnxruntime with these inputs; got: " in text and "may give" not in text
+    np.save(tmp_path / "x.npy", sample[:, :2])
+    text = main(capsys, model, tmp_path / "out.onnx", "--sample", tmp_path / "x.npy")[2]
+    assert "Got: 2 Expected: 3 Please fix" in text and text.count("\n") == 1
 
 
 @pytest.mark.parametrize("wrong", ["differs", "cannot run"])
@@ -116,9 +119,63 @@ def test_external_data(tmp_path, capsys):
     assert main(capsys, path, out)[0] == 0
     assert sorted(p.name for p in out.parent.iterdir()) == ["out.onnx", "out.onnx.data"]
     assert verify(original, onnx.load(out)).ok
-    assert main(capsys, path, path)[0] == 0
+    status, output, _ = main(capsys, path, path)
+    assert status == 0 and "kept:   model.onnx.data, which the model no longer uses\n" in output
     np.testing.assert_array_equal(constants(onnx.load(path))["w"], constants(onnx.load(out))["w"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data", "sub"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.1.data", "model.onnx.data", "sub"]
+
+
+def test_files_that_are_in_the_way(model, tmp_path, capsys):
+    """Nothing is written over but out.onnx: no weights, neither another model's nor those of the original."""
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location="out.onnx.data", size_threshold=64)
+    weights, out = tmp_path / "out.onnx.data", tmp_path / "out.onnx"
+    content = model.read_bytes(), weights.read_bytes()
+    assert "out.onnx.data must not exist yet" in main(capsys, model, out)[2]
+    assert "out.onnx must be a file of its own; got" in main(capsys, model, weights)[2]
+    for path in (model, weights, out, tmp_path / "other.onnx.data"):
+        text = main(capsys, model, tmp_path / "other.onnx" if path != out else out, "--json", path)[2]
+        assert "--json must be a file of its own; got" in text
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    assert "must be a file of its own" in main(capsys, model, tmp_path / "x.npy", "--sample", tmp_path / "x.npy")[2]
+    assert (model.read_bytes(), weights.read_bytes()) == content and not out.exists()
+    weights.unlink()
+    assert "model.onnx must have weights that can be read; got [Errno 2]" in main(capsys, model, out)[2]
+
+
+def test_constants_in_other_files(tmp_path, capsys):
+    """Those that are attributes of nodes become part of the new model."""
+    build = block()
+    heads = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
+        for name, array in build.constants.items()
+    ]
+    build.nodes, build.constants = heads + build.nodes, {}
+    path, out = tmp_path / "model.onnx", tmp_path / "sub" / "out.onnx"
+    out.parent.mkdir()
+    options = {"save_as_external_data": True, "size_threshold": 8, "convert_attribute": True}
+    onnx.save(build.model([2, 3, 9, 9]), path, location="weights", **options)
+    assert main(capsys, path, out)[0] == 0
+    (tmp_path / "weights").unlink()
+    assert verify(build.model([2, 3, 9, 9]), out).ok
+
+
+def test_json_that_cannot_be_written(model, tmp_path, capsys):
+    status, _, text = main(capsys, model, tmp_path / "out.onnx", "--json", "/dev/full")
+    assert status == 2 and "--json must be a file that can be written; got /dev/full: No space left" in text
+
+
+def test_terminated(model, tmp_path, capsys, monkeypatch):
+    """What is written for a while is removed, and SIGTERM then does what it did before."""
+
+    def stop(*_):
+        assert list(tmp_path.glob(".cbn-fold-*"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Original, "compare", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        main(capsys, model, tmp_path / "out.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"] and signal.getsignal(signal.SIGTERM) is before
 
 
 # --- wrong requests ---
@@ -170,83 +227,6 @@ def test_original_that_cannot_run(tmp_path, capsys):
     status, _, text = main(capsys, path, out)
     assert status == 2 and text.endswith("--sample may give others\n") and not out.exists()
     onnx.save(Build().op("Log", "x", "l").op("Sub", "l l", "z").op("Div", "z z", "y").model([2]), path)
-    assert "original must have finite values in an output for these inputs; got none" in main(capsys, path, out)[2]
-
-
-# --- verification ---
-
-
-def affine(add, output="y", mul=1.0):
-    """Two outputs: x, and x with something added."""
-    build = Build().op("Mul", "x m", "p").op("Add", "p a", "y").op("Identity", "x", "same")
-    build.constant("a", add)
-    build.constant("m", mul)
-    return build.model([2, "n"], "same y")
-
-
-def test_errors():
-    x = np.array([[4.0, np.inf], [np.nan, 1.0]], np.float32)
-    agreement = verify(affine(0.0), affine(1e-3), x)
-    assert agreement.output == "y" and not agreement.ok
-    np.testing.assert_allclose(agreement.error, 1e-3 / 4, rtol=1e-3)
-    assert verify(affine(0.0), affine(np.inf), x).error == verify(affine(0.0), affine(np.nan), x).error == np.inf
-    assert verify(affine(np.inf), affine(0.0), x).error == 0
-    assert verify(affine(0.0), affine(1e-5), {"x": x}).ok
-    with pytest.raises(ValueError, match="sample must have arrays by name for the inputs x, z; got one array"):
-        verify(Build().op("Add", "x z", "y").model([2], z=[2]), affine(0.0), x)
-
-
-def test_as_written():
-    """Not as ONNX Runtime would make it: folded, this one would not overflow."""
-    build = Build().op("Conv", "x w", "z").norm("z", "y", 1)
-    build.constant("w", np.full((1, 1, 1, 1), 3e38))
-    build.constant("y.scale", [1e-30])
-    model = build.model([1, 1, 4, 4])
-    with pytest.raises(ValueError, match="original must have finite values in an output"):
-        verify(model, fold(model).model, np.full((1, 1, 4, 4), 10, np.float32))
-
-
-def test_open_dimensions():
-    """One name is one number, and the first one is that of the batch, wherever it is."""
-    build = Build().op("Conv", "x w", "y").op("Relu", "c", "v")
-    build.constant("w", (4, 3, 9, 9))
-    model = build.model(["batch", 3, "height", None], "y v", c=[None, "batch", 5])
-    assert {k: v.shape for k, v in Original(model).feeds.items()} == {"x": (2, 3, 32, 32), "c": (2, 2, 5)}
-
-
-def test_integers():
-    """An output of integers may differ in few values."""
-
-    def largest(weight):
-        build = Build().op("Add", "x w", "z").op("ArgMax", "z", "y", axis=1)
-        build.constant("w", weight)
-        model = build.bare([400, 3])
-        model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-        return model
-
-    assert verify(largest([0, 0, 0]), largest([1e-4, 0, 0])).ok
-    agreement = verify(largest([0, 0, 0]), largest([1, 0, 0]))
-    assert not agreement.ok and 0.1 < agreement.error < 0.5
-    assert str(agreement).endswith('of the values of output "y" differ')
-
-
-@pytest.mark.parametrize(("dtype", "bound"), [("float16", 2e-2), ("float32", 1e-4), ("float64", 1e-10)])
-def test_bounds(dtype, bound):
-    """By the coarser of output and weights, so that a float16 model with a Cast at its end has float16's."""
-    build = Build(dtype).op("Gemm", "x w", "z").norm("z", "n", 5).op("Cast", "n", "y", to=onnx.TensorProto.DOUBLE)
-    build.constant("w", (3, 5))
-    model = build.bare([4, 3])
-    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    agreement = verify(model, fold(model).model)
-    assert agreement.ok and agreement.bound == bound
-
-
-def test_inputs_of_other_types():
-    kinds = {"u": "UINT8", "i": "INT64", "b": "BOOL", "h": "FLOAT16"}
-    nodes = [helper.make_node("Cast", [name], [f"{name}y"], to=onnx.TensorProto.FLOAT) for name in kinds]
-    nodes += [helper.make_node("Sum", [f"{name}y" for name in kinds], ["y"])]
-    inputs = [helper.make_tensor_value_info(name, getattr(onnx.TensorProto, k), ["n", 3]) for name, k in kinds.items()]
-    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
-    graph = helper.make_graph(nodes, "graph", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
-    assert verify(model, ir.from_proto(model)).error == 0
+    status, output, _ = main(capsys, path, out)
+    assert status == 1 and 'note:   "y" is nowhere finite and was not compared\n' in output
+    assert "nothing could be verified (random input)\nFAILED: " in output and not out.exists()
