@@ -66,7 +66,7 @@ def _run(options):
         weights = _check_model(options)
         original = Original(options.model, sample)  # which refuses a broken graph
         found = fold(options.model)
-        result, kept = _write(found.model, weights, options, original)
+        result, kept = _write(found, weights, options, original)
     except (ImportError, TypeError, ValueError) as error:
         of_inputs = sample is None and re.search("these inputs|at random", str(error))
         raise UserError(f"{error}{'; --sample may give others' if of_inputs else ''}") from None
@@ -88,7 +88,8 @@ def _read_sample(path):
 
 def _beside(options):
     """The file for the weights of out.onnx, if those of the model are in a file of their own."""
-    return options.target.with_name(f"{options.target.name}.data")
+    target = options.target.resolve()
+    return target.with_name(f"{target.name}.data")
 
 
 def _in_place(options):
@@ -114,24 +115,24 @@ def _check_model(options):
     return files
 
 
-def _write(model, weights, options, original):
-    """Write the model beside its target, verify it, and move it there if it agrees.
+def _write(found, weights, options, original):
+    """Write the model beside its target, verify it, and move it there if it agrees, unless it is there already.
 
     `weights` are the files of the original. Return an Agreement, or why there is none, and the names of files that
     are left over.
     """
     target = options.target.resolve()
     data = _new_name(_beside(options).name, target.parent) if weights else None
-    kept = [path.name for path in weights] if _in_place(options) else []
+    kept = [path.name for path in weights] if _in_place(options) and found.folded else []
     try:
         with tempfile.TemporaryDirectory(prefix=".cbn-fold-", dir=target.parent) as folder:
             new = Path(folder) / target.name
-            _save(model, new, data, options)
+            _save(found.model, new, data, options)
             try:
                 agreement = original.compare(new)
             except RuntimeError as error:
                 return str(error), []
-            if agreement.ok:
+            if agreement.ok and (found.folded or not _in_place(options)):
                 if data and (Path(folder) / data).exists():
                     os.rename(Path(folder) / data, target.parent / data)  # before the model that needs it
                 os.replace(new, target)

@@ -122,7 +122,11 @@ def test_external_data(tmp_path, capsys):
     status, output, _ = main(capsys, path, path)
     assert status == 0 and "kept:   model.onnx.data, which the model no longer uses\n" in output
     np.testing.assert_array_equal(constants(onnx.load(path))["w"], constants(onnx.load(out))["w"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.1.data", "model.onnx.data", "sub"]
+    for _ in range(2):  # the second time there is nothing to fold
+        names = ["model.onnx", "model.onnx.1.data", "model.onnx.data", "sub"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == names
+        status, output, _ = main(capsys, path, path)
+        assert status == 0 and "0 of 1 folded" in output and "kept" not in output
 
 
 def test_files_that_are_in_the_way(model, tmp_path, capsys):
@@ -135,6 +139,8 @@ def test_files_that_are_in_the_way(model, tmp_path, capsys):
     for path in (model, weights, out, tmp_path / "other.onnx.data"):
         text = main(capsys, model, tmp_path / "other.onnx" if path != out else out, "--json", path)[2]
         assert "--json must be a file of its own; got" in text
+    (tmp_path / "link.onnx").symlink_to(out)
+    assert "out.onnx.data must not exist yet" in main(capsys, model, tmp_path / "link.onnx")[2]
     np.save(tmp_path / "x.npy", np.zeros(3))
     assert "must be a file of its own" in main(capsys, model, tmp_path / "x.npy", "--sample", tmp_path / "x.npy")[2]
     assert (model.read_bytes(), weights.read_bytes()) == content and not out.exists()
