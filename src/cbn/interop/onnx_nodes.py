@@ -106,6 +106,7 @@ def _computed(node, arrays, model):
     proto.input[:] = names
     inputs, outputs = ([onnx.ValueInfoProto(name=name) for name in some] for some in (names, proto.output))
     graph = onnx.helper.make_graph([proto], "constant", inputs, outputs)
-    imports = [onnx.helper.make_opsetid("", model.opset_imports.get("", 1))]
+    given = model.opset_imports
+    imports = [onnx.helper.make_opsetid("", given.get("", given.get("ai.onnx", 1)))]
     evaluator = reference.ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
     return evaluator.run(None, dict(zip(names, arrays, strict=True)))[0]
