@@ -1,13 +1,12 @@
 """explain_command: `python -m cbn explain`: which convention made y and the running statistics of some files."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from .conventions import NAMES
 from .explanation import explain
-from .files import UserError, check_target, read_array, read_arrays
+from .files import UserError, check_target, read_array, read_arrays, write_json
 
 __all__ = ["run"]
 
@@ -51,5 +50,5 @@ def run(arguments):
         raise UserError(str(error)) from None
     print(found)
     if options.json:
-        options.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
+        write_json(options.json, asdict(found))
     return 0 if found.conventions else 1
