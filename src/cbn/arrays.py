@@ -5,7 +5,9 @@ import numpy as np
 from . import _core
 from .libraries import library
 
-__all__ = ["array_of", "real"]
+__all__ = ["FLOATS", "array_of", "check_floats", "real"]
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")  # by name: bfloat16 is not NumPy's own
 
 
 def array_of(value, name):
@@ -26,6 +28,12 @@ def _of_tensor(tensor):
     import ml_dtypes  # whose type it is in NumPy
 
     return tensor.contiguous().view(library("torch", "torch").uint16).numpy().view(ml_dtypes.bfloat16)
+
+
+def check_floats(array, name):
+    """Raise TypeError unless the array has one of cbn's float types."""
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {array.dtype}")
 
 
 def real(value, name):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core, options
-from .arrays import array_of, real
+from .arrays import array_of, check_floats, real
 from .convolution import difference
 from .layer import BatchNorm
 
@@ -184,8 +184,7 @@ def _line(norm, name="norm"):
 
 def _weight(weight, least, most=None):
     weight = array_of(weight, "weight")
-    if weight.dtype.name not in ("float32", "float64", "float16", "bfloat16"):
-        raise TypeError(f"weight must be float32, float64, float16 or bfloat16; got {weight.dtype}")
+    check_floats(weight, "weight")
     if weight.ndim < least or (most is not None and weight.ndim > most):
         raise ValueError(f"weight must have rank {least}{'' if most else ' or more'}; got shape {weight.shape}")
     return weight

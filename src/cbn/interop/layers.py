@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from ..arrays import real
+from ..arrays import check_floats, real
 from ..checkpoint import load_state
 from ..conversion import convert
 from ..layer import BatchNorm
@@ -64,8 +64,7 @@ def _floats(value, name):
     array = real(value, name)
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
-    if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {array.dtype}")
+    check_floats(array, name)
     return array
 
 
