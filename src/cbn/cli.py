@@ -229,17 +229,8 @@ def run(options, progress):
             draw(rows, options.plot)
     results["ok"] = all(row["ok"] for part in ("check", "comparison") for row in results.get(part, ()))
     if options.json:
-        write_json(options.json, plain(results))
+        write_json(options.json, results)
     return results["ok"]
-
-
-def plain(value):
-    """What JSON can hold: an infinite or undefined error becomes null."""
-    if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments=None):

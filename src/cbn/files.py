@@ -1,6 +1,7 @@
 """files: what the command line reads, never unpickled, and writes, and what is wrong with a request."""
 
 import json
+import math
 import os
 import zipfile
 
@@ -24,11 +25,20 @@ def check_target(name, path, others=()):
 
 
 def write_json(path, answer):
-    """Write the answer to the file that --json names."""
+    """Write the answer to the file that --json names; a number that is not finite becomes null."""
     try:
-        path.write_text(json.dumps(answer, indent=1) + "\n")
+        path.write_text(json.dumps(_plain(answer), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--json must be a file that can be written; got {path}: {error.strerror}") from None
+
+
+def _plain(value):
+    """What JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(path, name, kind, read):

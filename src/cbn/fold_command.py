@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import math
 import os
 import re
 import signal
@@ -63,9 +62,9 @@ def _run(options):
     try:
         for name in ("onnx", "onnx_ir", "onnxruntime"):
             library(name, "onnx")
-        weights = _check_model(options)
-        original = Original(options.model, sample)  # which refuses a broken graph
-        found = fold(options.model)
+        model, weights = _read_model(options)
+        original = Original(model, sample)  # which refuses a broken graph
+        found = fold(model)
         result, kept = _write(found, weights, options, original)
     except (ImportError, TypeError, ValueError) as error:
         of_inputs = sample is None and re.search("these inputs|at random", str(error))
@@ -96,13 +95,14 @@ def _in_place(options):
     return options.target.exists() and options.target.samefile(options.model)
 
 
-def _check_model(options):
-    """Return the files that hold weights of the model, which can be read, and are not to be written over."""
+def _read_model(options):
+    """Return the model, and the files that hold weights of it, which can be read, and are not to be written over."""
     try:
         options.model.open("rb").close()
     except OSError as error:
         raise UserError(f"model.onnx must be a file that can be read; got {options.model}: {error.strerror}") from None
-    files = external(loaded(options.model))
+    model = loaded(options.model)
+    files = external(model)
     try:
         for tensor in files.values():
             tensor.numpy()
@@ -112,7 +112,7 @@ def _check_model(options):
         check_target(name, path, files)
     if files and _beside(options).exists() and not _in_place(options):
         raise UserError(f"{_beside(options).name} must not exist yet, for the weights go there; got one that does")
-    return files
+    return model, files
 
 
 def _write(found, weights, options, original):
@@ -175,8 +175,6 @@ def _print(found, result, ok, options):
 
 
 def _answer(found, result, ok):
-    """What JSON can hold: an error that is no finite number becomes null."""
     answer = {"folded": [entry._asdict() for entry in found.folded], "left": [entry._asdict() for entry in found.left]}
     fields = result._asdict() if isinstance(result, Agreement) else {"failure": result}
-    plain = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in fields.items()}
-    return answer | plain | {"ok": ok}
+    return answer | fields | {"ok": ok}

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..libraries import library
-from .onnx_edit import Edit, loaded
-from .onnx_nodes import Unfoldable, cause, is_noop, is_op, label, only_user
+from .onnx_edit import Edit, copied
+from .onnx_nodes import Unfoldable, is_noop, is_op, label, only_user
 from .onnx_operations import AFTER, BEFORE, NORM, Job, line_of
 
 __all__ = ["Folded", "Folding", "Left", "fold"]
@@ -65,13 +65,8 @@ def fold(model):
     `cbn.fold_conv`, `cbn.fold_linear` and `cbn.fold_affine`. The model is not run: `cbn.interop.onnx.verify` does that.
     """
     ir, onnx = library("onnx_ir", "onnx"), library("onnx", "onnx")
-    own = loaded(model)
-    try:
-        own = own.clone() if own is model else own
-    except RuntimeError as error:  # which is how onnx_ir says that a graph is broken
-        raise ValueError(f"model must be a valid graph; got: {cause(error)}") from None
-    found = _fold(Edit(own))
-    return found._replace(model=ir.to_proto(own)) if isinstance(model, onnx.ModelProto) else found
+    found = _fold(Edit(copied(model)))
+    return found._replace(model=ir.to_proto(found.model)) if isinstance(model, onnx.ModelProto) else found
 
 
 def _fold(edit):

@@ -8,7 +8,8 @@ from .. import _core, conventions
 from ..libraries import library
 from .fold_onnx import fold
 from .layers import build, exported
-from .onnx_edit import Edit, Unfoldable, attribute, is_op, label, loaded
+from .onnx_edit import Edit, copied, loaded
+from .onnx_nodes import Unfoldable, attribute, is_op, label
 from .verify_onnx import verify
 
 __all__ = ["OnnxNode", "fold", "from_model", "to_model", "to_node", "verify"]
@@ -49,22 +50,14 @@ def from_model(model, name=None):
         If onnx or onnx-ir is not installed.
     """
     edit = Edit(loaded(model))
-    node = _find(edit, name)
-    given = {}
-    try:
-        for (own, what), value in zip(_NAMES.items(), node.inputs[1:], strict=True):
-            given[own] = what, edit.constant(value, f"{what} of {label(node)}")
-        eps, momentum = attribute(node, "epsilon", 1e-5), attribute(node, "momentum", 0.9)
-        several = sum(bool(value.name) for value in node.outputs) > 1
-        trains = several if edit.opset < 14 else attribute(node, "training_mode", 0)
-    except Unfoldable as error:
-        raise ValueError(f"{label(node)} must be a norm with constant parameters; got: {error}") from None
-    eps, momentum = (float(str(np.float32(value))) for value in (eps, momentum))
-    return build(given, conventions.ONNX, eps=eps, momentum=momentum).train(bool(trains))
+    found = _read(edit, _find(edit, name))
+    given = {own: (what, found.arrays[what]) for own, what in _NAMES.items()}
+    eps, momentum = (float(str(np.float32(value))) for value in (found.epsilon, found.momentum))
+    return build(given, conventions.ONNX, eps=eps, momentum=momentum).train(found.trains)
 
 
 def _find(edit, name):
-    """The norm of that name, which is one by channel with all its parameters."""
+    """The norm of that name, with all its inputs."""
     nodes = [node for node in edit.model.graph.all_nodes() if is_op(node, "BatchNormalization")]
     found = [node for node in nodes if name in (None, node.name, node.outputs[0].name)]
     if len(found) != 1:
@@ -75,10 +68,29 @@ def _find(edit, name):
         raise ValueError(f"model must have opset 7 or later; got {edit.opset}")
     if len(node.inputs) != 5:
         raise ValueError(f"{label(node)} must have 5 inputs; got {len(node.inputs)}")
-    spatial = node.attributes.get("spatial")
-    if edit.opset < 9 and spatial is not None and not spatial.value:
-        raise ValueError(f"{label(node)} must have statistics of channels; got spatial=0")
     return node
+
+
+class _Norm(NamedTuple):
+    """What a node says: its parameters by ONNX' names, and its attributes."""
+
+    arrays: dict
+    epsilon: float
+    momentum: float
+    trains: bool
+
+
+def _read(edit, node):
+    try:
+        if edit.opset < 9 and not attribute(node, "spatial", 1):
+            raise ValueError(f"{label(node)} must have statistics of channels; got spatial=0")
+        values = zip(_NAMES.values(), node.inputs[1:], strict=True)
+        arrays = {what: edit.constant(value, f"{what} of {label(node)}") for what, value in values}
+        several = sum(bool(value.name) for value in node.outputs) > 1
+        trains = several if edit.opset < 14 else bool(attribute(node, "training_mode", 0))
+        return _Norm(arrays, attribute(node, "epsilon", 1e-5), attribute(node, "momentum", 0.9), trains)
+    except Unfoldable as error:
+        raise ValueError(f"{label(node)} must be a norm with constant parameters; got: {error}") from None
 
 
 def to_model(model, layer, name=None, *, count=None, variance="convert"):
@@ -104,17 +116,14 @@ def to_model(model, layer, name=None, *, count=None, variance="convert"):
         As `from_model` and `to_node`; for another number of channels.
     """
     layer = _exported(layer, count, variance)
-    edit = Edit(loaded(model).clone())
+    edit = Edit(copied(model))
     node = _find(edit, name)
-    try:
-        dtypes = [edit.constant(value, "a parameter").dtype for value in node.inputs[1:]]
-        channels = edit.constant(node.inputs[1], "scale").size
-    except Unfoldable as error:
-        raise ValueError(f"{label(node)} must be a norm with constant parameters; got: {error}") from None
-    if channels != layer.num_features:
+    before = _read(edit, node).arrays
+    if before["scale"].size != layer.num_features:
+        channels = before["scale"].size
         raise ValueError(f"layer must have {channels} channels, as {label(node)} has; got {layer.num_features}")
-    for k, (array, dtype) in enumerate(zip(_arrays(layer).values(), dtypes, strict=True), 1):
-        edit.put(node, k, array.astype(dtype))
+    for k, (what, array) in enumerate(_arrays(layer).items(), 1):
+        edit.put(node, k, array.astype(before[what].dtype))
     for key, value in _attributes(layer).items():
         node.attributes.add(edit.ir.AttrFloat32(key, value))
     return edit.ir.to_proto(edit.model)

@@ -6,12 +6,11 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from ..arrays import FLOATS
 from ..libraries import library
-from .onnx_nodes import CONSTANT, Unfoldable, attribute, cause, evaluated, is_op, label
+from .onnx_nodes import CONSTANT, Unfoldable, cause, evaluated, is_op, label
 
-__all__ = ["Edit", "Unfoldable", "attribute", "is_op", "label", "loaded", "save"]
-
-FLOATS = ("float32", "float64", "float16", "bfloat16")
+__all__ = ["Edit", "copied", "loaded", "save"]
 
 
 # --- files ---
@@ -39,6 +38,15 @@ def loaded(model):
     except Exception as error:  # of whatever kind: the file may hold anything
         raise ValueError(f"model must be an ONNX file; got {model}: {cause(error)}") from None
     return _from_proto(proto, Path(model).parent)
+
+
+def copied(model):
+    """Return what `loaded` returns as a model that may be changed, the given one being left as it is."""
+    own = loaded(model)
+    try:
+        return own.clone() if own is model else own
+    except RuntimeError as error:  # which is how onnx_ir says that a graph is broken
+        raise ValueError(f"model must be a valid graph; got: {cause(error)}") from None
 
 
 def _from_proto(proto, folder):

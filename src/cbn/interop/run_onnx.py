@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..libraries import library
-from .onnx_edit import loaded, save
+from .onnx_edit import copied, save
 from .onnx_nodes import cause
 
 __all__ = ["chosen", "external", "own", "run", "start"]
@@ -27,11 +27,7 @@ def own(model):
 
     ONNX Runtime may crash where a norm has those.
     """
-    given = loaded(model)
-    try:
-        copy = given.clone() if given is model else given
-    except RuntimeError as error:  # which is how onnx_ir says that a graph is broken
-        raise ValueError(f"model must be a valid graph; got: {cause(error)}") from None
+    copy = copied(model)
     for node in copy.graph.all_nodes():
         while node.outputs and not node.outputs[-1].name:
             node.resize_outputs(len(node.outputs) - 1)
