@@ -12,6 +12,7 @@ __all__ = [
     "NOTES",
     "ONNX",
     "PAPER",
+    "PLACES",
     "TF_CONTRIB",
     "TF_FUSED",
     "TORCH",
@@ -21,6 +22,9 @@ __all__ = [
     "named",
     "one_of",
 ]
+
+
+PLACES = ("inside", "outside")  # of eps, and the root
 
 
 def complement(weight):
@@ -89,7 +93,7 @@ class Convention:
             raise TypeError(f"name must be a text; got {type(self.name).__name__}")
         one_of("momentum_weighs", self.momentum_weighs, ("new", "old"))
         one_of("variance", self.variance, ("unbiased", "biased", "deviation"))
-        one_of("eps_place", self.eps_place, ("inside", "outside"))
+        one_of("eps_place", self.eps_place, PLACES)
         one_of("one_value", self.one_value, ("error", "zero_var"))
         object.__setattr__(self, "eps", _core.check_eps(self.eps))  # plain floats, which files can hold
         if self.momentum is not None:

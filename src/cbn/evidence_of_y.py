@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import reference
+from .conventions import PLACES
 from .misfits import misfit
 from .observed import precision_of
 from .report import EPS
@@ -12,7 +13,6 @@ from .report import EPS
 __all__ = ["Way", "explain_y"]
 
 _USUAL = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-PLACES = ("inside", "outside")
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def _ways(given, sources, assumed_place):
     """All ways that fit, whether an activation has clipped what would be below 0, and whether y shows anything."""
     ways, clips, shown, ranges = [], [], False, {}
     for name, (mean, var) in sources.items():
-        least, most, allowed = ranges.setdefault(id(mean), None) or _inverse_range(given, mean[:, None])
-        ranges[id(mean)] = least, most, allowed  # both variances of the batch have one mean
+        if id(mean) not in ranges:  # both variances of the batch have one mean
+            ranges[id(mean)] = _inverse_range(given, mean[:, None])
+        least, most, allowed = ranges[id(mean)]
         shows = np.ones(len(var), bool) if name.startswith("running") else var > 0  # a constant channel shows nothing
         for place in PLACES:
             low, high = _eps_range(least, most, var, place, shows)
@@ -123,13 +124,13 @@ def _ways(given, sources, assumed_place):
 
 def _likely(ways, assumed_place):
     """Without ways that only an unusual eps makes possible, where a usual one has a likelier place and variance."""
-    if any(way.eps[0] in _USUAL for way in ways):
-        plain = [
-            way.eps_place in ("inside", assumed_place) and way.normalized_with != "batch, unbiased" for way in ways
-        ]
-        ways = [way for way, is_plain in zip(ways, plain, strict=True) if is_plain or way.eps[0] in _USUAL]
+    places = "inside", assumed_place
+    usual = [way for way in ways if way.eps[0] in _USUAL]
+    if usual:
+        likely = [way for way in ways if way.eps_place in places and way.normalized_with != "batch, unbiased"]
+        ways = [way for way in ways if way in usual or way in likely]
     zero = {way.normalized_with for way in ways if way.eps == (0.0,) and way.eps_place == "inside"}
-    return [way for way in ways if way.eps_place in ("inside", assumed_place) or way.normalized_with not in zero]
+    return [way for way in ways if way.eps_place in places or way.normalized_with not in zero]
 
 
 def explain_y(x, y, axis, statistics, state, before, assumed_place="inside"):
@@ -152,9 +153,7 @@ def explain_y(x, y, axis, statistics, state, before, assumed_place="inside"):
 def _advice(given, mean, var, ways):
     """What x could tell the ways apart, if that is needed."""
     names, places = {way.normalized_with for way in ways}, {way.eps_place for way in ways}
-    kinds = {(way.normalized_with.partition(",")[0], way.eps) for way in ways}
-    several = len(places) > 1 or {"batch", "batch, unbiased"} <= names or len({name for name, _ in kinds}) < len(kinds)
-    several = several or len({eps for _, eps in kinds}) > 1
+    several = len(places) > 1 or {"batch", "batch, unbiased"} <= names or len({way.eps for way in ways}) > 1
     if not several and all(way.is_sure for way in ways):
         return
     what = "tell these apart" if several else "show eps more exactly"

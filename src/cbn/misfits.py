@@ -3,6 +3,7 @@
 import numpy as np
 
 from . import reference
+from .conventions import PLACES
 
 __all__ = ["misfit"]
 
@@ -48,7 +49,7 @@ def _causes(given, sources):
 def _errors(given, sources, usual):
     """How far y is from what each way gives, over its largest value."""
     for name, (mean, var) in sources.items():
-        for place in ("inside", "outside"):
+        for place in PLACES:
             for eps in usual:
                 line = given.line(mean[:, None], reference._inverse_std(var, eps, place)[:, None])
                 line = np.where(given.clipped, np.maximum(line, 0), line)
