@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from states import assert_file_round_trip
 
 import cbn
 
@@ -37,18 +38,7 @@ def good(tmp_path):
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("layer_class", [cbn.BatchNorm, cbn.BatchNorm1d])
 def test_round_trip(tmp_path, options, layer_class):
-    layer = layer_class(5, **options)
-    path = tmp_path / "layer.safetensors"
-    layer.save(path)
-    layer.save(str(path))  # replaces it
-    loaded = cbn.BatchNorm.load(path)
-    assert type(loaded) is layer_class and repr(loaded) == repr(layer)
-    state = layer.state_dict()
-    assert list(loaded.state_dict()) == list(state) and loaded.state_dict()._metadata == state._metadata
-    for key, value in loaded.state_dict().items():
-        assert value.dtype == state[key].dtype
-        np.testing.assert_array_equal(value, state[key])
-    assert os.listdir(tmp_path) == ["layer.safetensors"]
+    assert_file_round_trip(layer_class(5, **options), tmp_path / "layer.safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

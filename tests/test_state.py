@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from states import assert_equal_states, assert_file_round_trip
 
 import cbn
 
@@ -19,13 +20,6 @@ def layer():
     layer.weight[...] = [1, 2, 3]
     layer(np.random.default_rng(0).random((4, 3, 5, 5), dtype=np.float32))
     return layer
-
-
-def assert_equal_states(a, b):
-    assert list(a) == list(b)
-    for key in a:
-        np.testing.assert_array_equal(a[key], b[key])
-        assert a[key].dtype == b[key].dtype
 
 
 def test_keys_order_and_version(layer):
@@ -144,14 +138,7 @@ def test_contradicting_eps(layer):
 )
 @pytest.mark.parametrize("layer_class", [cbn.BatchNorm, cbn.BatchNorm1d, cbn.BatchNorm3d])
 def test_file_round_trip(tmp_path, options, layer_class):
-    layer = layer_class(5, **options)
-    path = tmp_path / "layer.npz"
-    layer.save(path)
-    layer.save(str(path))  # replaces it
-    loaded = cbn.BatchNorm.load(path)
-    assert type(loaded) is layer_class and repr(loaded) == repr(layer)
-    assert_equal_states(loaded.state_dict(), layer.state_dict())
-    assert os.listdir(tmp_path) == ["layer.npz"]
+    assert_file_round_trip(layer_class(5, **options), tmp_path / "layer.npz")
 
 
 def test_file_names_and_classes(layer, tmp_path):
