@@ -82,6 +82,28 @@ def test_offset_of_a_million_deviations():
     np.testing.assert_allclose(parts.var(), whole.var(), rtol=1e-10)
 
 
+def test_a_count_for_each_channel():
+    """Merging channel by channel, empty channels too, is merging the channels' own moments."""
+    rng = np.random.default_rng(0)
+    parts = [[rng.normal(1e3, 1, size) for size in sizes] for sizes in ((0, 5, 0, 3), (4, 0, 0, 7))]
+    each = [[cbn.moments(channel[:, None]) for channel in part] for part in parts]
+    names = ("count", "mean", "m2")
+    a, b = (cbn.Moments(*(np.stack([getattr(m, k) for m in part]).ravel() for k in names)) for part in each)
+    expected = [one + other for one, other in zip(*each, strict=True)]
+    for total in (a + b, b + a):
+        assert total.count.dtype == np.int64 and total.count.tolist() == [4, 5, 0, 10]
+        np.testing.assert_allclose(total.mean, [m.mean[0] for m in expected], rtol=1e-15)
+        np.testing.assert_allclose(total.m2, [m.m2[0] for m in expected], rtol=1e-12)
+    assert (a + cbn.Moments(2, np.ones(4), np.ones(4))).count.tolist() == [2, 7, 2, 5]
+    assert (a + cbn.Moments(0.5, np.ones(4), np.ones(4))).count.dtype == np.float64
+    copy = cbn.Moments.from_dict(a.to_dict())
+    copy.count[...] = 9
+    assert a.count.tolist() == [0, 5, 0, 3] and a.to_dict()["count"] is not a.count
+    with pytest.raises(ValueError, match="count must be more than ddof = 0 for a variance; got 0"):
+        a.var()
+    np.testing.assert_allclose(copy.var(), a.m2 / 9)
+
+
 def test_dict_and_copies():
     moments = cbn.moments(np.arange(12.0).reshape(4, 3))
     other = cbn.Moments.from_dict(moments.to_dict())

@@ -8,14 +8,16 @@ from . import _core
 
 __all__ = ["Moments", "moments", "update_running"]
 
+_MOST = 1e300
+
 
 class Moments:
     """Count, mean and sum of squared deviations of each channel; the moments of parts merge to those of the whole.
 
     Parameters
     ----------
-    count : int or float
-        Values per channel, 0 or more; a float where it is a sum of sample weights.
+    count : int, float, or array_like of such, shape (C,)
+        Values per channel, 0 or more; a float where it is a sum of sample weights, an array where channels differ.
     mean : array_like of float, shape (C,)
         Mean of each channel; 0 where count is 0.
     m2 : array_like of float, shape (C,)
@@ -23,7 +25,7 @@ class Moments:
 
     Attributes
     ----------
-    count : int or float
+    count : int, float, or ndarray of int64 or float64, shape (C,)
     mean, m2 : ndarray of float64, shape (C,)
 
     Raises
@@ -50,7 +52,7 @@ class Moments:
     __slots__ = ("count", "m2", "mean")
 
     def __init__(self, count, mean, m2):
-        count = _checked_count(count)
+        count = _checked_counts(count)
         with np.errstate(all="ignore"):  # from a wider dtype; what does not fit is infinite
             mean = np.array(_core.unmasked(mean, "mean"), dtype=np.float64)
             m2 = np.array(_core.unmasked(m2, "m2"), dtype=np.float64)
@@ -58,6 +60,8 @@ class Moments:
             raise ValueError(f"mean must have shape (C,); got {mean.shape}")
         if m2.shape != mean.shape:
             raise ValueError(f"m2 must have shape {mean.shape}, as mean has; got {m2.shape}")
+        if np.ndim(count) and count.shape != mean.shape:
+            raise ValueError(f"count must be a number or have shape {mean.shape}, as mean has; got {count.shape}")
         if (m2 < 0).any():
             raise ValueError(f"m2 must be >= 0 in every channel; got {m2.min()}")
         self.count, self.mean, self.m2 = count, mean, m2
@@ -111,13 +115,14 @@ class Moments:
         ValueError
             If count is not more than ddof.
         """
-        if self.count <= ddof:
-            raise ValueError(f"count must be more than ddof = {ddof} for a variance; got {self.count}")
+        if np.any(self.count <= ddof):
+            raise ValueError(f"count must be more than ddof = {ddof} for a variance; got {np.min(self.count)}")
         return self.m2 / (self.count - ddof)
 
     def to_dict(self):
-        """Return ``{"count": int or float, "mean": ndarray, "m2": ndarray}``, copies."""
-        return {"count": self.count, "mean": self.mean.copy(), "m2": self.m2.copy()}
+        """Return ``{"count": int, float or ndarray, "mean": ndarray, "m2": ndarray}``, copies."""
+        count = self.count.copy() if np.ndim(self.count) else self.count
+        return {"count": count, "mean": self.mean.copy(), "m2": self.m2.copy()}
 
     @classmethod
     def from_dict(cls, values):
@@ -135,11 +140,23 @@ class Moments:
         return cls(values["count"], values["mean"], values["m2"])
 
 
+def _checked_counts(count):
+    """One number, or one for each channel, as a copy."""
+    if not isinstance(count, (np.ndarray, list, tuple)):
+        return _checked_count(count)
+    counts = _core.real(count, "count")
+    if not counts.ndim:
+        return _checked_count(counts[()])
+    if not (counts >= 0).all() or not (counts <= _MOST).all():
+        raise ValueError(f"count must be finite and >= 0 in every channel; got {counts}")
+    return counts.astype(np.float64 if counts.dtype.kind == "f" else np.int64)
+
+
 def _checked_count(count):
     if not isinstance(count, numbers.Real) or isinstance(count, bool):
         raise TypeError(f"count must be a number; got {type(count).__name__}")
     count = int(count) if isinstance(count, numbers.Integral) else float(count)
-    if not 0 <= count <= 1e300:
+    if not 0 <= count <= _MOST:
         raise ValueError(f"count must be finite and >= 0; got {count}")
     return count
 
@@ -148,13 +165,14 @@ def _merged(a, b):
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"other must have {a.mean.size} channels; got {b.mean.size}")
     count = a.count + b.count
-    if not a.count or not b.count:
-        part = a if a.count else b
-        return count, part.mean.copy(), part.m2.copy()
     with np.errstate(all="ignore"):
-        step = b.mean - a.mean
+        step, total = b.mean - a.mean, np.maximum(count, 1e-300)
         # (step * a) * (step * b) rather than step**2 * (a * b), which could overflow where the result does not
-        return count, a.mean + step * (b.count / count), a.m2 + b.m2 + (step * (a.count / count)) * (step * b.count)
+        mean = a.mean + step * (b.count / total)
+        m2 = a.m2 + b.m2 + (step * (a.count / total)) * (step * b.count)
+    # a part without values has a mean of 0, which may be far from the other's
+    empty = [a.count == 0, b.count == 0]
+    return count, np.select(empty, [b.mean, a.mean], mean), np.select(empty, [b.m2, a.m2], m2)
 
 
 def moments(x, *, axis=1, mask=None, sample_weight=None, num_threads=None):
@@ -215,5 +233,7 @@ def update_running(running_mean, running_var, moments, momentum, *, unbiased=Tru
     """
     if not isinstance(moments, Moments):
         raise TypeError(f"moments must be a Moments; got {type(moments).__name__}")
+    if np.ndim(moments.count):
+        raise ValueError("moments.count must be one number for running statistics; got one for each channel")
     _core.check_flag(unbiased, "unbiased")
     _core.update_running(running_mean, running_var, moments.mean, moments.m2, moments.count, momentum, unbiased)
