@@ -91,7 +91,7 @@ cdef int succeed(int status) except -1:
     return 0
 
 
-cdef cnp.ndarray check_counter(object counter):
+cpdef cnp.ndarray check_counter(object counter):
     """The number of batches so far, which is read and written as an int64."""
     cdef cnp.ndarray array
     if not isinstance(counter, np.ndarray) or counter.dtype != np.int64 or counter.size != 1:

@@ -5,7 +5,7 @@ import numpy as np
 from . import _core
 from .libraries import library
 
-__all__ = ["FLOATS", "array_of", "check_floats", "real"]
+__all__ = ["FLOATS", "array_of", "check_floats", "of_tensor", "real", "tensor_of"]
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")  # by name: bfloat16 is not NumPy's own
 
@@ -14,20 +14,27 @@ def array_of(value, name):
     """Return value as an array, of any dtype, without a mask. A torch tensor may need a gradient or be bfloat16."""
     if not isinstance(value, np.ndarray):
         try:
-            value = _of_tensor(value) if hasattr(value, "detach") else np.asarray(value)
+            value = of_tensor(value) if hasattr(value, "detach") else np.asarray(value)
         except Exception as error:  # of whatever kind: a ragged list, a tensor without data
             text = (str(error).splitlines() or [type(error).__name__])[0]
             raise TypeError(f"{name} must be an array of real numbers; got {type(value).__name__}: {text}") from None
     return _core.unmasked(value, name)
 
 
-def _of_tensor(tensor):
-    tensor = tensor.detach().cpu()
+def of_tensor(tensor):
+    """A torch tensor as an array, of the same memory if that is the CPU's."""
     if str(tensor.dtype) != "torch.bfloat16":
-        return tensor.numpy()
-    import ml_dtypes  # whose type it is in NumPy
+        return tensor.numpy(force=True)
+    bfloat16 = library("ml_dtypes", "torch").bfloat16  # whose type it is in NumPy
+    return tensor.detach().view(library("torch", "torch").uint16).numpy(force=True).view(bfloat16)
 
-    return tensor.contiguous().view(library("torch", "torch").uint16).numpy().view(ml_dtypes.bfloat16)
+
+def tensor_of(array):
+    """An array as a torch tensor of the same memory."""
+    torch = library("torch", "torch")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def check_floats(array, name):

@@ -1,16 +1,17 @@
-"""torch: states of torch's batch norms, in and out; reading them needs no torch."""
+"""torch: states of torch's batch norms, in and out, and its modules on cbn's kernels; reading needs no torch."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import numpy as np
-
 from .. import conventions
+from ..arrays import tensor_of
 from ..libraries import library
 from ..options import DEFAULT
 from .layers import build, exported
 
-__all__ = ["from_state_dict", "to_state_dict"]
+_MODULES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cache", "restore")
+
+__all__ = [*_MODULES, "from_state_dict", "to_state_dict"]
 
 _NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -98,25 +99,32 @@ def to_state_dict(layer, prefix="", *, count=None, variance="convert", version=2
     >>> state = cbn.interop.torch.to_state_dict(layer, "bn1")                       # doctest: +SKIP
     >>> model.load_state_dict(state, strict=False)                                  # doctest: +SKIP
     """
-    torch, start = library("torch", "torch"), _with_dot(prefix)
+    start = _with_dot(prefix)
     if version not in (1, 2):
         raise ValueError(f"version must be 1 or 2; got {version!r}")
     arrays = exported(layer, conventions.TORCH, "torch", count=count, variance=variance, statistics=False).state_dict()
     state = OrderedDict()
     for name in _NAMES:
         if name in arrays and (name != "num_batches_tracked" or version == 2):
-            state[f"{start}{name}"] = _tensor(torch, arrays[name])
+            state[f"{start}{name}"] = tensor_of(arrays[name])
     state._metadata = OrderedDict({start[:-1]: {**arrays._metadata[""], "version": version}})
     return state
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    library("torch", "torch")
+    from . import torch_modules  # which needs torch at its import
+
+    return getattr(torch_modules, name)
+
+
+def __dir__():
+    return [*globals(), *_MODULES]
 
 
 def _with_dot(prefix):
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a text; got {type(prefix).__name__}")
     return prefix if prefix.endswith(".") or not prefix else f"{prefix}."
-
-
-def _tensor(torch, array):
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -1,0 +1,171 @@
+"""torch_modules: torch's batch norms on cbn's kernels, as modules of their own and in the place of a model's."""
+
+import torch
+from torch.autograd import forward_ad
+
+from .torch_operators import MEMORY, forward, inference, update_running
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cache", "restore"]
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class _OnCbn:
+    """forward by cbn's operators for what they take, by torch's own for everything else."""
+
+    def forward(self, input):
+        if isinstance(input, torch.fx.Proxy):  # a leaf of the graph, as torch's own modules are
+            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})
+        if not (_is_plain(input) and input.dtype in DTYPES and _on_cpu(self, input)):
+            return super().forward(input)
+        self._check_input_dim(input)
+        running = (self.running_mean, self.running_var)
+        if not self.training and running != (None, None):
+            return inference(input, *running, self.weight, self.bias, self.eps, self.num_features)
+        y, mean, m2, _ = forward(input, self.weight, self.bias, self.eps, self.num_features)
+        if self.training and self.track_running_stats:
+            count = input.numel() // max(self.num_features, 1)
+            moments = (mean.detach(), m2.detach(), count)
+            update_running(*running, self.num_batches_tracked, *moments, self.momentum)
+        return y
+
+
+def _is_plain(x):
+    """Whether x is a tensor as such: of no subclass, and not looked at by an export or a transform of torch.func."""
+    if type(x) not in (torch.Tensor, torch.nn.Parameter) or torch.jit.is_tracing():
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    return forward_ad._current_level < 0 and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def _on_cpu(module, x):
+    tensors = (x, module.weight, module.bias, module.running_mean, module.running_var)
+    return x.layout is torch.strided and all(t is None or t.device.type == "cpu" for t in tensors)
+
+
+class BatchNorm1d(_OnCbn, torch.nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` on cbn's kernels, for (N, C) and (N, C, L); for the rest see `BatchNorm2d`."""
+
+
+class BatchNorm2d(_OnCbn, torch.nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` on cbn's kernels: its arguments, attributes, state, hooks and gradients, twice.
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, bias, device, dtype
+        As torch's. momentum must lie in [0, 1] (or be None), eps be 0 or more.
+
+    Notes
+    -----
+    Tensors (N, C, H, W) on the CPU, contiguous or channels_last, of float32, float64, float16 or bfloat16, take part
+    without a copy; other layouts are copied once. x is read twice, y written once; accuracy and bits are those of
+    `cbn.batch_norm`. The parameters may be float32 or float64 where x has fewer bits. What cbn does not take (other
+    devices, subclasses of Tensor, forward-mode derivatives and transforms of torch.func) is computed by torch's own
+    module, and so is what torch.export, torch.jit.trace and ONNX export see. torch.compile keeps the operators
+    whole. Third derivatives raise RuntimeError. The threads are cbn's, but not more than ``torch.get_num_threads()``.
+
+    A batch that raises, and an empty one, changes neither the running statistics nor num_batches_tracked.
+
+    Results of 1 MB or more use memory that is kept for the next call, see `empty_cache`.
+
+    Raises
+    ------
+    ValueError
+        For another rank, another number of channels, and in training for one value per channel (with torch's text).
+    TypeError
+        For dtypes that do not go together: weight and bias must have one dtype, x's, float32 or float64.
+    """
+
+
+class BatchNorm3d(_OnCbn, torch.nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` on cbn's kernels, for (N, C, D, H, W); for the rest see `BatchNorm2d`."""
+
+
+_OWN = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+for _module in _OWN:
+    _module.__module__ = "cbn.interop.torch"  # by which pickles name them
+_TO_OWN = {getattr(torch.nn, own.__name__): own for own in _OWN}
+_TO_TORCH = {own: theirs for theirs, own in _TO_OWN.items()}
+
+
+def accelerate(model):
+    """Have cbn compute all batch norms of a model on the CPU, in place.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or a batch norm itself. Modules that are exactly ``torch.nn.BatchNorm1d``, ``2d`` or ``3d`` become
+        those of cbn; subclasses, such as SyncBatchNorm, stay as they are.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same model. Each module stays the same object, of another class: its parameters, buffers, hooks, flags and
+        whoever refers to them (optimizers, too) need not know.
+
+    Raises
+    ------
+    TypeError
+        If it is no module, or one of TorchScript, whose modules are compiled already.
+
+    Examples
+    --------
+    >>> import torch, cbn.interop.torch
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    >>> model = cbn.interop.torch.accelerate(model)
+    >>> model[1], type(model[1]).__module__
+    (BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True), 'cbn.interop.torch')
+    """
+    return _swapped(model, _TO_OWN)
+
+
+def restore(model):
+    """Give a model's batch norms back to torch, in place: what `accelerate` did, undone.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Modules that are exactly cbn's BatchNorm1d, 2d or 3d become torch's.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same model; running statistics and parameters stay.
+
+    Raises
+    ------
+    TypeError
+        As `accelerate`.
+
+    Examples
+    --------
+    >>> import torch, cbn.interop.torch
+    >>> norm = cbn.interop.torch.restore(cbn.interop.torch.BatchNorm2d(8))
+    >>> type(norm).__module__
+    'torch.nn.modules.batchnorm'
+    """
+    return _swapped(model, _TO_TORCH)
+
+
+def _swapped(model, classes):
+    if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"model must be a torch.nn.Module, not compiled by TorchScript; got {type(model).__name__}")
+    for module in model.modules():
+        module.__class__ = classes.get(type(module), type(module))
+    return model
+
+
+def empty_cache():
+    """Give the memory that waits for the next results back to the system.
+
+    The memory of large results is kept when they are gone, since new memory costs more time than a normalization. It
+    is never more than was in use at once, and the system may take it where memory runs short; only monitoring
+    shows it as used until then.
+
+    Examples
+    --------
+    >>> import cbn.interop.torch
+    >>> cbn.interop.torch.empty_cache()
+    """
+    MEMORY.clear()
