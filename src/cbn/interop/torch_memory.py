@@ -34,9 +34,9 @@ class Memory:
         memory = self._taken(size) or _new(size)
         self._in_use[id(memory)] = size, memory
         self._most_in_use = max(self._most_in_use, _total(self._in_use))
-        lent = memoryview(memory)  # which all views of the array, NumPy's and torch's, refer to
-        weakref.finalize(lent, self._give_back, id(memory)).atexit = False
-        return np.ndarray(shape, dtype, buffer=lent)
+        array = np.ndarray(shape, dtype, buffer=memory)  # to which all views refer, NumPy's and torch's
+        weakref.finalize(array, self._give_back, id(memory)).atexit = False
+        return array
 
     def clear(self):
         """Give the idle memory back to the system."""
