@@ -23,18 +23,21 @@ def array_of(value, name):
 
 def of_tensor(tensor):
     """A torch tensor as an array, of the same memory if that is the CPU's."""
-    if str(tensor.dtype) != "torch.bfloat16":
+    torch = library("torch", "torch")
+    if tensor.dtype is not torch.bfloat16:
         return tensor.numpy(force=True)
     bfloat16 = library("ml_dtypes", "torch").bfloat16  # whose type it is in NumPy
-    return tensor.detach().view(library("torch", "torch").uint16).numpy(force=True).view(bfloat16)
+    return tensor.detach().view(torch.uint16).numpy(force=True).view(bfloat16)
 
 
 def tensor_of(array):
     """An array as a torch tensor of the same memory."""
     torch = library("torch", "torch")
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    if array.dtype.kind != "V":
+        return torch.from_numpy(array)
+    bits = torch.from_numpy(array.view(np.uint16))
+    # no view, which in-place operations would be refused on
+    return torch.empty(0, dtype=torch.bfloat16).set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
 
 
 def check_floats(array, name):

@@ -16,17 +16,16 @@ class _OnCbn:
     def forward(self, input):
         if isinstance(input, torch.fx.Proxy):  # a leaf of the graph, as torch's own modules are
             return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})
-        if not (_is_plain(input) and input.dtype in DTYPES and _on_cpu(self, input)):
+        parameters, running = (self.weight, self.bias), (self.running_mean, self.running_var)
+        if not (_is_plain(input) and input.dtype in DTYPES and _on_cpu(input, *parameters, *running)):
             return super().forward(input)
         self._check_input_dim(input)
-        running = (self.running_mean, self.running_var)
         if not self.training and running != (None, None):
-            return inference(input, *running, self.weight, self.bias, self.eps, self.num_features)
-        y, mean, m2, _ = forward(input, self.weight, self.bias, self.eps, self.num_features)
+            return inference(input, *running, *parameters, self.eps, self.num_features)
+        y, mean, m2, _ = forward(input, *parameters, self.eps, self.num_features)
         if self.training and self.track_running_stats:
             count = input.numel() // max(self.num_features, 1)
-            moments = (mean.detach(), m2.detach(), count)
-            update_running(*running, self.num_batches_tracked, *moments, self.momentum)
+            update_running(*running, self.num_batches_tracked, mean, m2, count, self.momentum)
         return y
 
 
@@ -39,9 +38,8 @@ def _is_plain(x):
     return forward_ad._current_level < 0 and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def _on_cpu(module, x):
-    tensors = (x, module.weight, module.bias, module.running_mean, module.running_var)
-    return x.layout is torch.strided and all(t is None or t.device.type == "cpu" for t in tensors)
+def _on_cpu(x, *tensors):
+    return x.is_cpu and x.layout is torch.strided and all(t is None or t.is_cpu for t in tensors)
 
 
 class BatchNorm1d(_OnCbn, torch.nn.BatchNorm1d):
