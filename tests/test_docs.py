@@ -17,21 +17,31 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md")
 MARKED = [pytest.param(page, marks=needs_openmp) if page == "docs/threads.md" else page for page in PAGES]
 NEEDED = {
     "docs/porting-from-torch.md": ("torch",),
+    "docs/pytorch-on-cpu.md": ("torch",),
     "docs/porting-from-keras.md": ("torch", "keras"),  # Keras on torch
     "docs/porting-from-onnx.md": ("onnx", "onnx_ir", "onnxruntime"),
 }
 
 
+OF_TORCH = ("cbn.interop.torch_modules", "cbn.interop.torch_operators")
+
+
+def imported(name):
+    if name in OF_TORCH:
+        pytest.importorskip("torch")
+    return importlib.import_module(name)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
-    module = importlib.import_module(name)
+    module = imported(name)
     assert module.__doc__.startswith(name.rpartition(".")[2] + ": ")
     assert doctest.testmod(module).failed == 0
 
 
 def test_there_are_examples():
     finder = doctest.DocTestFinder()
-    found = [test for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
+    found = [test for name in MODULES if name not in OF_TORCH for test in finder.find(imported(name)) if test.examples]
     assert len(found) >= 9
 
 
@@ -54,7 +64,10 @@ PUBLIC += [(m, n) for s in SYSTEMS for m in [importlib.import_module(f"cbn.inter
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
 def test_public_names(module, name):
-    obj = getattr(module, name)
+    try:
+        obj = getattr(module, name)
+    except ImportError as error:  # names that stand for a library's
+        pytest.skip(str(error))
     assert inspect.getdoc(obj)
     if inspect.isfunction(obj) and inspect.signature(obj).parameters:
         for parameter in inspect.signature(obj).parameters:

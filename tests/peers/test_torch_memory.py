@@ -55,6 +55,9 @@ def test_sizes_nearly_the_same_share():
     assert address(store.array((70, 10000), F32)) != first
     for size in range(memory.LEAST, 3 * memory.LEAST, 54321):
         assert size <= memory._rounded(size) <= size * 9 / 8
+    for size in range(4 * memory.LEAST, 100 * memory.LEAST, 54321):
+        assert size <= memory._rounded(size) < max(size * 9 / 8, size + memory.HUGE_PAGE)
+        assert memory._rounded(size) % memory.HUGE_PAGE == 0
 
 
 def test_no_more_idle_than_was_in_use():

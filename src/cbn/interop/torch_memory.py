@@ -13,6 +13,7 @@ import numpy as np
 __all__ = ["Memory"]
 
 LEAST = 1 << 20  # bytes; smaller memory is reused by malloc
+HUGE_PAGE = 1 << 21
 
 
 class Memory:
@@ -28,9 +29,10 @@ class Memory:
 
     def array(self, shape, dtype):
         """Return an array of any content, or None if it is too small to be worth it."""
-        size = _rounded(math.prod(shape) * dtype.itemsize)
+        size = math.prod(shape) * dtype.itemsize
         if size < LEAST:
             return None
+        size = _rounded(size)
         memory = self._taken(size) or _new(size)
         self._in_use[id(memory)] = size, memory
         self._most_in_use = max(self._most_in_use, _total(self._in_use))
@@ -66,8 +68,10 @@ def _new(size):
 
 
 def _rounded(size):
-    """The size, or at most an eighth more, so that batches of nearly the same size share memory."""
-    step = 1 << max(size.bit_length() - 4, 12)
+    """The size, or an eighth more, so that batches of nearly the same size share memory; whole huge pages from two on."""
+    step = 1 << (size.bit_length() - 4)
+    if size >= 2 * HUGE_PAGE:
+        step = max(step, HUGE_PAGE)
     return -(-size // step) * step
 
 

@@ -113,7 +113,7 @@ def accelerate(model):
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     >>> model = cbn.interop.torch.accelerate(model)
     >>> model[1], type(model[1]).__module__
-    (BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True), 'cbn.interop.torch')
+    (BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True), 'cbn.interop.torch')
     """
     return _swapped(model, _TO_OWN)
 
