@@ -1,5 +1,8 @@
 """test_moments: merging parts, updates, dicts, and properties that hold for any data."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -69,6 +72,116 @@ def test_output_properties(x, scale):
     dy = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
     dx = cbn.batch_norm_backward(dy, x, mean, inv_std)[0].astype(np.float64)
     assert (np.abs(dx.sum(axis=rest)) <= 1e-6 * count * np.abs(dx).max(axis=rest) + 1e-30).all()
+
+
+def assert_rest(rest, exact, whole, part):
+    """Within what the docstring promises, where whole and part are off by a few roundings themselves."""
+    assert rest.count == exact.count
+    std = [np.sqrt(m.m2 / np.maximum(m.count, 1)) for m in (whole, part)]
+    scale = np.maximum(np.abs(whole.mean) + std[0], np.abs(part.mean) + std[1])
+    off = 1e-15 * scale * whole.count / np.maximum(rest.count, 1)
+    assert (np.abs(rest.mean - exact.mean) <= off).all()
+    assert (np.abs(rest.m2 - exact.m2) <= off * (np.sqrt(whole.count * whole.m2) + off * whole.count)).all()
+
+
+@given(arrays, st.data())
+@settings(deadline=None, max_examples=300)
+def test_what_was_added_is_taken_away(x, data):
+    cut = data.draw(st.integers(0, x.shape[0]))
+    a, b = cbn.moments(x[:cut]), cbn.moments(x[cut:])
+    whole = a + b
+    assert_rest(whole - b, a, whole, b)
+    assert_rest(whole - a, b, whole, a)
+    assert_rest(cbn.moments(x) - a, b, whole, a)
+    assert whole.count == x.size // x.shape[1] and a.count + b.count == whole.count
+    nothing = whole - whole
+    assert (nothing.count, nothing.mean.any(), nothing.m2.any()) == (0, False, False)
+    assert (whole - cbn.Moments(0, 0 * a.mean, 0 * a.m2)).to_dict().keys() == whole.to_dict().keys()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("left", [1, 2, 50, 9000])
+def test_the_rest_of_many(offset, left):
+    """Against the moments of what is left, in extended precision."""
+    x = np.random.default_rng(left).standard_normal((10_000, 3)) + offset
+    whole, part, wide = cbn.moments(x), cbn.moments(x[left:]), x[:left].astype(np.longdouble)
+    mean = wide.mean(axis=0)
+    exact = cbn.Moments(left, mean, np.square(wide - mean).sum(axis=0))
+    assert_rest(whole - part, exact, whole, part)
+
+
+def test_a_window_that_slides():
+    """Over a thousand batches, each added and taken away again."""
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((rng.integers(1, 40), 4)) + 10 for _ in range(1000)]
+    window = cbn.moments(batches[0])
+    for number, batch in enumerate(batches[1:], 1):
+        window.merge(cbn.moments(batch))
+        if number >= 5:
+            window -= cbn.moments(batches[number - 5])
+    exact = cbn.moments(np.concatenate(batches[-5:]))
+    assert window.count == exact.count
+    np.testing.assert_allclose(window.mean, exact.mean, rtol=1e-13)
+    np.testing.assert_allclose(window.m2, exact.m2, rtol=1e-11)
+
+
+def test_weights_and_counts_of_channels_are_taken_away():
+    rng = np.random.default_rng(0)
+    x, weights = rng.standard_normal((50, 3)), rng.uniform(0, 1e-3, 50)
+    parts = [cbn.moments(x[k : k + 10], sample_weight=weights[k : k + 10]) for k in range(0, 50, 10)]
+    rest = cbn.moments(x, sample_weight=weights)
+    for part in parts[1:]:
+        rest = rest - part
+    np.testing.assert_allclose([rest.count], [parts[0].count], rtol=1e-12)
+    np.testing.assert_allclose(rest.m2, parts[0].m2, rtol=1e-11)
+    rest -= parts[0]
+    assert rest.count == 0 and not rest.mean.any() and not rest.m2.any()  # the sum of weights was off by rounding
+    each = cbn.Moments([3, 4, 5], [1.0, 2.0, 3.0], [6.0, 6.0, 6.0])
+    rest = each - cbn.Moments([0, 4, 2], [0.0, 2.0, 3.0], [0.0, 6.0, 6.0])
+    assert rest.count.tolist() == [3, 0, 3] and rest.mean.tolist() == [1, 0, 3] and rest.m2.tolist() == [6, 0, 0]
+    assert (each - cbn.Moments(2, each.mean, np.zeros(3))).count.tolist() == [1, 2, 3]
+    huge = cbn.Moments(2**70, [1.0], [2.0])
+    assert (huge - cbn.Moments(5, [1.0], [0.0])).count == 2**70 - 5
+
+
+def test_what_was_not_finite_stays_so():
+    x = np.ones((4, 2))
+    x[0, 0] = np.nan
+    rest = cbn.moments(x) - cbn.moments(x[:1])
+    assert np.isnan([rest.mean[0], rest.m2[0]]).all() and rest.mean[1] == 1 and rest.m2[1] == 0
+    a, b = cbn.Moments(1, [1e150], [0.0]), cbn.Moments(3, [-1e150], [0.0])
+    np.testing.assert_allclose(((a + b) - b).mean, a.mean)
+
+
+WHOLE = cbn.Moments(10, [1.0, 2.0], [20.0, 20.0])
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (cbn.Moments(11, [1.0, 2.0], [1.0, 1.0]), "part must have at most the whole's count, 10; got 11"),
+        (cbn.Moments([3, 12], [1.0, 2.0], [1.0, 1.0]), "part must have at most the whole's count, 10; got 12"),
+        (cbn.Moments(10.5, [1.0, 2.0], [1.0, 1.0]), "part must have at most the whole's count, 10; got 10.5"),
+        (cbn.Moments(5, [1.0, 2.0], [1.0, 21.0]), "part must hold only values of the whole; got others in channel 1"),
+        (cbn.Moments(5, [9.0, 2.0], [1.0, 1.0]), "part must hold only values of the whole; got others in channel 0"),
+        (cbn.Moments(10, [1.0, 2.1], [20.0, 20.0]), "part must hold only values of the whole; got others in channel 1"),
+        (cbn.Moments(10, [1.0, 2.0], [19.9, 20.0]), "part must hold only values of the whole; got others in channel 0"),
+        (cbn.Moments(5, [1.0], [1.0]), "other must have 2 channels; got 1"),
+    ],
+)
+def test_what_is_no_part_is_refused(part, message):
+    with pytest.raises(ValueError, match=message):
+        WHOLE - part
+    with pytest.raises(TypeError, match="unsupported operand"):
+        WHOLE - 1
+    assert WHOLE.count == 10 and WHOLE.m2.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_moments_copy_and_pickle(twin):
+    moments = cbn.Moments([3, 4], [1.0, 2.0], [6.0, 7.0])
+    other = twin(moments)
+    assert repr(other) == repr(moments) and type(other) is cbn.Moments
 
 
 def test_offset_of_a_million_deviations():

@@ -1,22 +1,19 @@
 """checkpoint: a layer's state in and out of dicts and files, all or nothing, and never by pickle."""
 
-import errno
-import json
 import numbers
-import os
 import sys
-import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _core, options
+from . import _core, containers, options
 from .arrays import array_of
 from .conventions import Convention
 
-FORMAT, VERSION = "cbn.BatchNorm", 1
+FORM = "cbn.BatchNorm"  # of files
 OPTIONS = ("num_features", "eps", "momentum", "affine", "track_running_stats", "negative_slope", "one_value")
 OPTIONS += tuple(options.DEFAULTS)
 HISTORY = "count", "start"  # what a layer knows of its batches
@@ -118,31 +115,20 @@ def _converted(value, key, target, name):
     return converted
 
 
-def _container_of(path):
-    from .containers import container_of  # with zipfile it is a third of the time of importing cbn
-
-    return container_of(path)
-
-
 def save(layer, path):
-    """Write the layer beside `path` and move it there, so that a failure leaves an old file whole."""
-    path, container = _container_of(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    """Write the layer, its options and its class."""
     state = layer.state_dict()
-    meta = {"format": FORMAT, "version": VERSION, "class": _own_class(type(layer)).__name__}
+    meta = {"class": _own_class(type(layer)).__name__}
     meta |= {name: getattr(layer, name) for name in OPTIONS}
     meta |= {name: state._metadata[""][name] for name in HISTORY}
     meta["convention"] = layer.convention.to_dict()
     meta |= {"weight": layer.weight is not None, "bias": layer.bias is not None, "dtype": str(layer.dtype)}
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
-    try:
-        container.write(temporary, json.dumps(meta, default=np.generic.item), state)
-        _read(_own_class(type(layer)), temporary, container)  # an attribute may be what no layer could have
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    containers.save(path, FORM, meta, state, partial(_built, _own_class(type(layer))))
+
+
+def load(cls, path):
+    """Rebuild the layer that a file describes."""
+    return containers.load(path, FORM, partial(_built, cls))
 
 
 def _dtype(name):
@@ -153,31 +139,15 @@ def _dtype(name):
     return _core.check_dtype(name)
 
 
-def load(cls, path):
-    """Rebuild the layer that a file describes; sizes are checked before anything is read."""
-    path, container = _container_of(path)
-    open(path, "rb").close()  # what cannot be read is the system's error
-    try:
-        return _read(cls, path, container)
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
-        message = f"path must be a file that BatchNorm.save wrote; got {path.name!r}: {error}"
-        raise ValueError(message) from error
-
-
-def _read(cls, path, container):
-    with container(path) as file:
-        meta = json.loads(file.meta())
-        layer_class = _class_of(cls, meta)
-        arguments = {name: meta[name] for name in OPTIONS} | {"dtype": _dtype(meta["dtype"])}
-        arguments["convention"] = Convention(**meta["convention"])
-        channels = _core.check_size(arguments["num_features"], "num_features")
-        names = _names(meta)
-        if sorted(file.names()) != sorted(names):
-            raise ValueError(f"the arrays must be {', '.join(names)}; got {', '.join(file.names())}")
-        shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
-        state = OrderedDict((name, file.array(name, shape, arguments["dtype"])) for name, shape in shapes.items())
+def _built(cls, meta, file):
+    layer_class = _class_of(cls, meta)
+    arguments = {name: meta[name] for name in OPTIONS} | {"dtype": _dtype(meta["dtype"])}
+    arguments["convention"] = Convention(**meta["convention"])
+    channels = _core.check_size(arguments["num_features"], "num_features")
+    names = _names(meta)
+    containers.check_names(file, names)
+    shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
+    state = OrderedDict((name, file.array(name, shape, arguments["dtype"])) for name, shape in shapes.items())
     state._metadata = {"": {name: meta[name] for name in HISTORY}}
     layer = layer_class(**arguments, weight=bool(meta["weight"]), bias=bool(meta["bias"]))
     load_state(layer, state)
@@ -202,9 +172,6 @@ def _class_of(cls, meta):
     """The class to load: the saved one, or a subclass of it if that is what was asked for."""
     from . import layer
 
-    if meta["format"] != FORMAT or meta["version"] != VERSION:
-        found = f"{meta['format']!r} version {meta['version']!r}"
-        raise ValueError(f"format must be {FORMAT} version {VERSION}; got {found}")
     if meta["class"] not in layer.__all__:
         raise ValueError(f"class must be one of {', '.join(layer.__all__)}; got {meta['class']!r}")
     saved = getattr(layer, meta["class"])

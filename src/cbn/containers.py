@@ -1,14 +1,18 @@
 """containers: named arrays and a text in one file, .npz or .safetensors, by their own libraries, never by pickle."""
 
-import zipfile
+import errno
+import json
+import os
+import uuid
 from pathlib import Path
 
 import numpy as np
 
 from .libraries import library
 
-__all__ = ["container_of"]
+__all__ = ["check_names", "load", "save"]
 
+VERSION = 1
 LARGEST_META = 1 << 16
 
 
@@ -16,6 +20,8 @@ class Npz:
     """Opens a .npz file; its arrays are read one by one, once their sizes are known to be what they must be."""
 
     def __init__(self, path):
+        import zipfile  # a quarter of the time of importing cbn
+
         self._archive = zipfile.ZipFile(path)
 
     def __enter__(self):
@@ -94,13 +100,62 @@ class SafeTensors:
         stored = self._file.get_slice(name)
         if tuple(stored.get_shape()) != shape:
             raise ValueError(f"{name} must have shape {shape}; got {tuple(stored.get_shape())}")
+        if stored.get_dtype() == "BOOL":
+            raise ValueError(f"{name} must be numbers; got bool")
         return self._file.get_tensor(name)
 
 
-def container_of(path):
+def _container_of(path):
     """Return the path and the class for its suffix."""
     path = Path(path)
     kinds = {".npz": Npz, ".safetensors": SafeTensors}
     if path.suffix not in kinds:
         raise ValueError(f"path must end in {' or '.join(kinds)}; got {path.name!r}")
     return path, kinds[path.suffix]
+
+
+def save(path, form, meta, arrays, build):
+    """Write a file beside `path`, `build` from it, and move it there, so that a failure leaves an old file whole.
+
+    `form` names what the file holds, such as "cbn.BatchNorm"; `meta` is a dict of what JSON can hold.
+    """
+    path, container = _container_of(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    meta = {"format": form, "version": VERSION, **meta}
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
+    try:
+        container.write(temporary, json.dumps(meta, default=np.generic.item), arrays)
+        _built(temporary, container, form, build)  # something may be what no file may hold
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load(path, form, build):
+    """Return ``build(meta, file)`` of a file of that form; sizes are checked before anything is read."""
+    path, container = _container_of(path)
+    open(path, "rb").close()  # what cannot be read is the system's error
+    try:
+        return _built(path, container, form, build)
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
+        writer = form.removeprefix("cbn.") + ".save"
+        raise ValueError(f"path must be a file that {writer} wrote; got {path.name!r}: {error}") from error
+
+
+def _built(path, container, form, build):
+    with container(path) as file:
+        meta = json.loads(file.meta())
+        if meta["format"] != form or meta["version"] != VERSION:
+            found = f"{meta['format']!r} version {meta['version']!r}"
+            raise ValueError(f"format must be {form} version {VERSION}; got {found}")
+        return build(meta, file)
+
+
+def check_names(file, names):
+    """Raise ValueError unless these are the file's arrays."""
+    if sorted(file.names()) != sorted(names):
+        raise ValueError(f"the arrays must be {', '.join(names)}; got {', '.join(file.names())}")

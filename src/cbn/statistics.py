@@ -4,11 +4,12 @@ import numbers
 
 import numpy as np
 
-from . import _core
+from . import _core, containers, merging
 
 __all__ = ["Moments", "moments", "update_running"]
 
 _MOST = 1e300
+_FORM = "cbn.Moments"  # of files
 
 
 class Moments:
@@ -35,8 +36,14 @@ class Moments:
 
     Notes
     -----
+    ``a + b`` are the moments of both parts together, and ``whole - part`` those of the rest: new ones, as `merge` and
+    `update` are in place. Moments pickle and copy.
+
     Merging follows Chan, Golub and LeVeque (1983), in float64; parts merged in any order equal the whole to 1e-12
-    of ``abs(mean) + std`` and of the variance.
+    of ``abs(mean) + std`` and of the variance. Subtracting loses digits where little remains: with u = 1e-15,
+    s = abs(mean) + std of whole and part, and f = whole.count / rest.count, the rest's mean is off by at most
+    ``u * s * f``, and its m2 by ``u * s * f`` times ``sqrt(whole.count * whole.m2) + u * s * f * whole.count``, on
+    top of what whole and part are off themselves. A rest without values has mean and m2 0.
 
     Examples
     --------
@@ -47,6 +54,8 @@ class Moments:
     (8, array([ 9.5, 11.5, 13.5]))
     >>> bool(np.allclose(parts.var(), x.var(axis=(0, 2))))
     True
+    >>> (parts - cbn.moments(x[:1])).mean, cbn.moments(x[1:]).mean
+    (array([12.5, 14.5, 16.5]), array([12.5, 14.5, 16.5]))
     """
 
     __slots__ = ("count", "m2", "mean")
@@ -72,7 +81,12 @@ class Moments:
     def __add__(self, other):
         if not isinstance(other, Moments):
             return NotImplemented
-        return Moments(*_merged(self, other))
+        return Moments(*merging.merged(self, other))
+
+    def __sub__(self, part):
+        if not isinstance(part, Moments):
+            return NotImplemented
+        return Moments(*merging.without(self, part))
 
     def merge(self, other):
         """Add the values that `other` stands for, in place.
@@ -84,7 +98,7 @@ class Moments:
         """
         if not isinstance(other, Moments):
             raise TypeError(f"other must be a Moments; got {type(other).__name__}")
-        self.count, self.mean, self.m2 = _merged(self, other)
+        self.count, self.mean, self.m2 = merging.merged(self, other)
 
     def update(self, x, axis=1):
         """Add the values of an array, in place.
@@ -139,6 +153,44 @@ class Moments:
             )
         return cls(values["count"], values["mean"], values["m2"])
 
+    def save(self, path):
+        """Write the moments to a file. An existing file is replaced at once.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends in ``.npz``, or in ``.safetensors``, which needs the library of that name; other programs find mean
+            and m2 in both.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an attribute has been changed to what `load` would refuse. An old file stays as it was.
+        ImportError
+            If safetensors is needed and not installed.
+        """
+        arrays = Moments(self.count, self.mean, self.m2).to_dict()
+        count = None if np.ndim(arrays["count"]) else arrays.pop("count")
+        containers.save(path, _FORM, {"channels": arrays["mean"].size, "count": count}, arrays, _of_file)
+
+    @classmethod
+    def load(cls, path):
+        """Read moments from a file that `save` wrote. Nothing in the file is ever executed.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends in ``.npz`` or ``.safetensors``.
+
+        Raises
+        ------
+        ValueError
+            If the file is no such file, or is damaged.
+        ImportError
+            If safetensors is needed and not installed.
+        """
+        return containers.load(path, _FORM, _of_file)
+
 
 def _checked_counts(count):
     """One number, or one for each channel, as a copy."""
@@ -161,18 +213,14 @@ def _checked_count(count):
     return count
 
 
-def _merged(a, b):
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"other must have {a.mean.size} channels; got {b.mean.size}")
-    count = a.count + b.count
-    with np.errstate(all="ignore"):
-        step, total = b.mean - a.mean, np.maximum(count, 1e-300)
-        # (step * a) * (step * b) rather than step**2 * (a * b), which could overflow where the result does not
-        mean = a.mean + step * (b.count / total)
-        m2 = a.m2 + b.m2 + (step * (a.count / total)) * (step * b.count)
-    # a part without values has a mean of 0, which may be far from the other's
-    empty = [a.count == 0, b.count == 0]
-    return count, np.select(empty, [b.mean, a.mean], mean), np.select(empty, [b.m2, a.m2], m2)
+def _of_file(meta, file):
+    """One count for all channels stands in the text, be it an int or a float, and others in an array."""
+    names, shape = ["mean", "m2"], (_core.check_size(meta["channels"], "channels"),)
+    if meta["count"] is None:
+        names.append("count")
+    containers.check_names(file, names)
+    arrays = {name: file.array(name, shape, np.dtype(np.float64)) for name in names}
+    return Moments.from_dict({"count": meta["count"], **arrays})
 
 
 def moments(x, *, axis=1, mask=None, sample_weight=None, num_threads=None):
