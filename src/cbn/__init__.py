@@ -9,6 +9,7 @@ from .folding import fold_affine, fold_conv, fold_linear
 from .functional import batch_norm, batch_norm_backward, batch_norm_double_backward, batch_norm_forward
 from .images import normalize_images
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .population import recompute_statistics
 from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
 from .statistics import Moments, moments, update_running
 from .verify import OracleMismatch, Report
@@ -40,6 +41,7 @@ __all__ = [
     "moments",
     "normalize_images",
     "num_threads",
+    "recompute_statistics",
     "reference",
     "set_num_threads",
     "show_config",

@@ -44,8 +44,9 @@ def forward(layer, x, residual, mask, sample_weight, out):
         return _ghosts(layer, x, *given, out)
     if layer.training and layer.renorm:
         return _renormalized(layer, x, *given, out)
-    tracked = layer.training and layer.track_running_stats
-    y, mean, _, inv_std, _, x = _core.forward(
+    collect = layer._collect if layer.training else None
+    tracked = layer.training and layer.track_running_stats and collect is None
+    y, mean, m2, inv_std, count, x = _core.forward(
         x,
         layer.weight,
         layer.bias,
@@ -68,6 +69,8 @@ def forward(layer, x, residual, mask, sample_weight, out):
         layer.convention.variance,
         layer._history,
     )
+    if collect is not None:
+        _collected(layer, collect, [(count, mean, m2)])
     return y, Batch(layer, x, y, mean, inv_std, *given)
 
 
@@ -107,6 +110,14 @@ def _is_skipped(layer, *arrays):
     if layer.nonfinite == "raise":
         _core.refuse_channel(channel)
     return channel is not None
+
+
+def _collected(layer, collect, moments):
+    """Hand over the moments of batches, by nonfinite's rule, in place of moving the running statistics."""
+    kept = [batch for batch in moments if layer.nonfinite == "propagate" or not _is_skipped(layer, *batch[1:])]
+    with layer._lock:
+        for batch in kept:
+            collect(*batch)
 
 
 def _moved(layer, running, moments):
@@ -174,7 +185,9 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
     x = _core.laid_out(x_given, layer.axis, layer.num_features)
     if layer.axis in (0, -x.ndim):
         raise ValueError(f"axis must not be 0, along which ghost batches are cut; got {layer.axis} for rank {x.ndim}")
-    running = (*_core.checked_running(layer, x), layer._history) if layer.track_running_stats else ()
+    collect = layer._collect
+    tracked = layer.track_running_stats and collect is None
+    running = (*_core.checked_running(layer, x), layer._history) if tracked else ()
     _core.check_layer_apart(layer, out)
     y = _core.output_for(x, out, x_given, residual, mask, sample_weight, layer.axis)
     mask, sample_weight = _core.positions(mask, sample_weight, x, layer.axis)
@@ -196,8 +209,11 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
         _, mean, m2, inv_std, count, _ = _core.forward(x[part], *arguments, *extras)
         batches.append(Batch(layer, x[part], y[part], mean, inv_std, *given))
         moments.append((count, mean, m2))
-    with layer._lock:
-        _core.assign(running, _moved(layer, running, moments))
+    if collect is not None:
+        _collected(layer, collect, moments)
+    else:
+        with layer._lock:
+            _core.assign(running, _moved(layer, running, moments))
     return (y if out is None else out), Ghosts(slices, batches, x, y, layer.axis)
 
 
@@ -240,11 +256,14 @@ def _renormalized(layer, x, residual, mask, sample_weight, out):
         weight, bias = (r, d) if layer.weight is None else (r * layer.weight, d * layer.weight)
         bias = bias if layer.bias is None else bias + layer.bias
         std = np.sqrt(var + layer.eps)
-    checks = layer.nonfinite != "propagate"
-    skipped = checks and _is_skipped(layer, mean, m2, *_moved_renormalized(layer, mean, std)[:2])
+    collect = layer._collect
+    moved = [] if collect is not None else _moved_renormalized(layer, mean, std)
+    skipped = layer.nonfinite != "propagate" and _is_skipped(layer, mean, m2, *moved[:2])
     extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
     y = _core.inference(x, mean, var, weight, bias, layer.eps, layer.axis, out, None, layer.num_features, *extras)
-    if count and not skipped:
+    if collect is not None:
+        _collected(layer, collect, [(count, mean, m2)])
+    elif count and not skipped:
         with layer._lock:
             targets = [*running, layer.renorm_mean, layer.renorm_std, layer._history]
             _core.assign(targets, _moved_renormalized(layer, mean, std))

@@ -5,13 +5,13 @@ import importlib.util
 import math
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 from . import comparison, explain_command, fold_command, runtime, selfcheck
 from .files import UserError, check_target, read_array, write_json
+from .progress import Progress
 
 __all__ = ["main"]
 
@@ -28,25 +28,6 @@ Medians of samples taken in turns, with output arrays given. GB/s: x read and y 
 written. Copy: np.copyto of x, split over the same threads or in one call, whichever is faster; the percentage is of
 its GB/s. numpy: a few lines of NumPy in x's dtype. oracle: cbn.reference. Factors: contender's time / cbn's.
 ! after a time: the result is off by more than 1e-4 of its largest value."""
-
-
-class Progress:
-    """Tells on stderr what is being done: in one line that is rewritten, or else in a line now and then."""
-
-    def __init__(self):
-        self.rewrites = sys.stderr.isatty()
-        self.quiet_until = 0.0
-
-    def __call__(self, text):
-        if self.rewrites:
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() >= self.quiet_until:
-            print(f"cbn: {text}", file=sys.stderr, flush=True)
-            self.quiet_until = time.monotonic() + 2
-
-    def clear(self):
-        if self.rewrites:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 # --- what the user asks for ---

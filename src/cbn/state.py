@@ -14,6 +14,8 @@ __all__ = ["State"]
 class State:
     """The part of `BatchNorm` that normalizes nothing."""
 
+    _collect = None  # takes count, mean and m2 of each training batch while `recompute_statistics` runs
+
     def train(self, mode=True):
         """Switch to training mode (or evaluation mode, if mode is False), and return the layer."""
         self.training = _core.check_flag(mode, "mode")
@@ -68,7 +70,10 @@ class State:
 
     @property
     def count(self):
-        """Values per channel of the training batches, if all had the same number; 0 of none; None if unknown."""
+        """Values per channel of the training batches, if all had the same number; 0 of none; None if unknown.
+
+        After `recompute_statistics` the number that its mode makes the variance unbiased with.
+        """
         return self._known_history()["count"]
 
     def _forget_count(self):
@@ -199,9 +204,9 @@ class State:
         return checkpoint.load(cls, path)
 
     def __getstate__(self):
+        left_out = ("_lock", "_saved", "_collect")
         with self._lock:
-            state = {name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("_lock", "_saved")}
-        return state
+            return {name: copy.copy(value) for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
