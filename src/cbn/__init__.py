@@ -4,6 +4,7 @@ from . import _load as _load  # first, since it decides how the OpenMP runtime w
 from . import conventions, reference
 from .conventions import Convention
 from .conversion import convert
+from .drift import Drift
 from .explanation import Explanation, explain
 from .folding import fold_affine, fold_conv, fold_linear
 from .functional import batch_norm, batch_norm_backward, batch_norm_double_backward, batch_norm_forward
@@ -22,6 +23,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Convention",
+    "Drift",
     "Explanation",
     "Moments",
     "OracleMismatch",

@@ -9,7 +9,7 @@ import numpy as np
 
 from .libraries import library
 
-__all__ = ["UserError", "check_target", "read_array", "read_arrays", "write_json"]
+__all__ = ["UserError", "check_target", "plain", "read_array", "read_arrays", "write_json"]
 
 
 class UserError(Exception):
@@ -27,17 +27,17 @@ def check_target(name, path, others=()):
 def write_json(path, answer):
     """Write the answer to the file that --json names; a number that is not finite becomes null."""
     try:
-        path.write_text(json.dumps(_plain(answer), indent=1) + "\n")
+        path.write_text(json.dumps(plain(answer), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--json must be a file that can be written; got {path}: {error.strerror}") from None
 
 
-def _plain(value):
+def plain(value):
     """What JSON can hold."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from . import _core, batches, conventions, options, verify
+from . import _core, batches, conventions, options
 from .state import State
 
 __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
@@ -283,39 +283,6 @@ class BatchNorm(State):
         if rank not in self._ranks:
             wanted = " or ".join(f"{r}D" for r in self._ranks)
             raise ValueError(f"expected {wanted} input (got {rank}D input)")
-
-    def _forget(self):
-        self._saved, self._why_none = None, "none"
-        self.batch_mean = self.batch_inv_std = None
-
-    # --- tools ---
-
-    def check(self, x, dy=None, *, residual=None, mask=None, sample_weight=None):
-        """Compare forward, backward, running update and inference on x with the oracle. Leaves the layer as it was.
-
-        Parameters
-        ----------
-        x : ndarray
-            A training input of this layer.
-        dy : ndarray, optional
-            A gradient for backward; random if it is not given.
-        residual, mask, sample_weight
-            Of the call, as in `batch_norm`.
-
-        Returns
-        -------
-        Report
-            The largest error of each quantity and its bound, in ulp; it prints as a table.
-
-        Raises
-        ------
-        OracleMismatch
-            If an error is larger than the numerics contract allows.
-        """
-        report = verify.check_layer(self, x, dy, residual=residual, mask=mask, sample_weight=sample_weight)
-        if not report.ok:
-            raise verify.OracleMismatch(report)
-        return report
 
 
 class BatchNorm1d(BatchNorm):

@@ -1,4 +1,4 @@
-"""state: what a layer is between calls: its mode, its state dict, its file, its copies."""
+"""state: what a layer is between calls: its mode, state dict, file and copies, and what it is held against."""
 
 import copy
 import threading
@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from . import _core, batches, checkpoint, conventions, options
+from . import _core, batches, checkpoint, conventions, drift, options, verify
 
 __all__ = ["State"]
 
@@ -46,6 +46,10 @@ class State:
             self.weight[...] = 1
         if self.bias is not None:
             self.bias[...] = 0
+
+    def _forget(self):
+        self._saved, self._why_none = None, "none"
+        self.batch_mean = self.batch_inv_std = None
 
     @property
     def convention(self):
@@ -114,6 +118,87 @@ class State:
         if self.weight is not None:
             scale *= self.weight
         return scale, (0 if self.bias is None else self.bias) - scale * self.running_mean
+
+    def check(self, x, dy=None, *, residual=None, mask=None, sample_weight=None):
+        """Compare forward, backward, running update and inference on x with the oracle. Leaves the layer as it was.
+
+        Parameters
+        ----------
+        x : ndarray
+            A training input of this layer.
+        dy : ndarray, optional
+            A gradient for backward; random if it is not given.
+        residual, mask, sample_weight
+            Of the call, as in `batch_norm`.
+
+        Returns
+        -------
+        Report
+            The largest error of each quantity and its bound, in ulp; it prints as a table.
+
+        Raises
+        ------
+        OracleMismatch
+            If an error is larger than the numerics contract allows.
+        """
+        report = verify.check_layer(self, x, dy, residual=residual, mask=mask, sample_weight=sample_weight)
+        if not report.ok:
+            raise verify.OracleMismatch(report)
+        return report
+
+    def drift(self, x, *, mask=None, sample_weight=None, samples=None, max_shift=0.5, max_ratio=2.0):
+        """Compare the moments of x with the running statistics. The layer stays as it is, in either mode.
+
+        Parameters
+        ----------
+        x : array_like, with num_features channels on `axis`, or Moments
+            What the layer is given where it serves, of more than 1 value per channel; or the `moments` of many such.
+        mask, sample_weight
+            Which positions count, and how often, as in `batch_norm`.
+        samples : float >= 1, optional
+            How many values of a channel are independent. By default the samples of x, since the values of one image
+            hang together, or the count of Moments.
+        max_shift : float >= 0
+            The mean shift that does not matter, in standard deviations.
+        max_ratio : float >= 1
+            The ratio of variances, either way, that does not matter.
+
+        Returns
+        -------
+        Drift
+            ``mean_shift``, ``variance_ratio`` and the channels that stand out; it prints as a table, and has `plot`
+            and `to_dict`.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has no running statistics.
+        TypeError, ValueError
+            If x or an argument does not fit; x must have one count for all channels if it is Moments.
+
+        Notes
+        -----
+        The variance of x is of the kind that the convention averages, so a layer that was set to the statistics of x
+        has no shift and a ratio of 1, up to its dtype. A channel stands out if its shift or ratio is beyond both what
+        matters and what sampling makes of so many normal values: 4 standard errors of the mean, ``4 / sqrt(samples)``,
+        and as much of the variance. Channels with a mean or variance that is not finite always stand out. For this,
+        and only for this, eps counts to both variances, as in y: what eps hides is no alarm.
+
+        Examples
+        --------
+        >>> import numpy as np, cbn
+        >>> rng = np.random.default_rng(0)
+        >>> layer = cbn.BatchNorm(3)
+        >>> cbn.recompute_statistics(layer, [rng.normal(0, 1, (1000, 3))])
+        >>> print(layer.drift(rng.normal([0, 0, 2], [1, 2, 1], (500, 3))))
+        2 of 3 channels stand out (500 values per channel, from 500 samples)
+         channel  mean shift  variance ratio
+               2        2.05           0.913  stands out
+               1     -0.0263            4.33  stands out
+               0       0.144             1.1
+          limits         0.5        0.5 to 2
+        """
+        return drift.drift_of(self, x, mask, sample_weight, samples, max_shift, max_ratio)
 
     def _state(self):
         names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "renorm_mean", "renorm_std")
