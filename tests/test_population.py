@@ -84,6 +84,12 @@ def test_equal_batches_make_paper_and_update_bn_one():
     assert [layer.count for layer in layers] == [300, 60, 60]
 
 
+def test_lists_are_arrays():
+    layer = cbn.BatchNorm(1, dtype=np.float64)
+    cbn.recompute_statistics(layer, [[[1], [2.0]], ((3,), (6.0,))])
+    assert (layer.running_mean[0], layer.running_var[0]) == (3, 14 / 3)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", [UNEVEN, (10, 10)], ids=["uneven", "equal"])
 def test_what_was_set_converts_exactly(mode, sizes):
@@ -343,10 +349,10 @@ GOOD = cbn.BatchNorm(4)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((1, []), {}, TypeError, "layers must be a BatchNorm, or a list or dict of them; got int"),
+        ((1, []), {}, TypeError, "layers must be a cbn.BatchNorm, or a list or dict of them; got int"),
         (([], []), {}, ValueError, "layers must hold one layer or more; got none"),
-        (([GOOD, 1], []), {}, TypeError, r"layers\[1\] must be a BatchNorm; got int"),
-        (({"a": 1}, []), {}, TypeError, r"layers\['a'\] must be a BatchNorm; got int"),
+        (([GOOD, 1], []), {}, TypeError, r"layers\[1\] must be a cbn.BatchNorm; got int"),
+        (({"a": 1}, []), {}, TypeError, r"layers\['a'\] must be a cbn.BatchNorm; got int"),
         ((cbn.BatchNorm(4, frozen=True), []), {}, ValueError, "layers must not be frozen; got one that is"),
         (
             ([GOOD, cbn.BatchNorm(4, track_running_stats=False)], []),
@@ -363,6 +369,14 @@ GOOD = cbn.BatchNorm(4)
         ((GOOD, [], 1), {}, TypeError, "forward must be callable; got int"),
         ((GOOD, 1), {}, TypeError, r"batches must be an iterable of batches, \[x\] for a single one; got int"),
         ((GOOD, np.ones((3, 4))), {}, TypeError, "batches must be an iterable of batches, .* got ndarray"),
+        (
+            (GOOD, [(np.ones((3, 4)), np.ones(3))]),
+            {},
+            TypeError,
+            "forward must be given where .* a batch of type tuple",
+        ),
+        ((GOOD, [[np.ones((3, 4)), np.ones((3, 4))]]), {}, TypeError, "forward must be given where .* of type list"),
+        ((GOOD, {"x": np.ones((3, 4))}), {}, TypeError, "forward must be given where .* of type str"),
         ((GOOD, []), {}, ValueError, "batches must hold one batch or more; got none"),
         ((GOOD, [1], abs), {}, ValueError, "layers must be called in training mode with values; got no such call in 1"),
         ((GOOD, [np.ones((3, 5))]), {}, ValueError, "x must have 4 channels"),

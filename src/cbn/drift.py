@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import _core
+from . import _core, options
 from .libraries import library
 from .statistics import Moments
 
@@ -172,7 +172,7 @@ def _moments_of(layer, x, mask, sample_weight):
     """The moments, and how many values of a channel are independent: those of a plane hang together."""
     if not isinstance(x, Moments):
         if layer._ranks is not None:
-            layer._check_rank(x)
+            options.check_rank(layer, x)
         x = _core.laid_out(x, layer.axis, layer.num_features)
         samples = x.shape[1 if layer.axis in (0, -x.ndim) else 0]
         return Moments(*_core.moments(x, layer.axis, None, mask, sample_weight)), samples

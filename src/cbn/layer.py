@@ -208,7 +208,7 @@ class BatchNorm(State):
             been changed then.
         """
         if self._ranks is not None:
-            self._check_rank(x)
+            options.check_rank(self, x)
         if not self.training and self.running_mean is not None:
             mean, var, eps = batches.running_line(self, out)
             return _core.inference(
@@ -277,12 +277,6 @@ class BatchNorm(State):
             if self._saved is saved and any(map(saved.shares_memory, written)):
                 self._saved, self._why_none = None, "the last backward overwrote x or y"
         return (dx, *dresidual) if dresidual else dx
-
-    def _check_rank(self, x):
-        rank = np.ndim(x)
-        if rank not in self._ranks:
-            wanted = " or ".join(f"{r}D" for r in self._ranks)
-            raise ValueError(f"expected {wanted} input (got {rank}D input)")
 
 
 class BatchNorm1d(BatchNorm):

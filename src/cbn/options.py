@@ -6,7 +6,16 @@ import numpy as np
 
 from . import _core, conventions
 
-__all__ = ["DEFAULT", "DEFAULTS", "batch_size", "check_evaluation", "check_together", "clipping", "described"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULTS",
+    "batch_size",
+    "check_evaluation",
+    "check_rank",
+    "check_together",
+    "clipping",
+    "described",
+]
 
 
 class _Default:
@@ -88,6 +97,14 @@ def check_evaluation(layer, name):
         raise RuntimeError(f"{name} must be in evaluation mode; got one in training mode: call its eval() before")
     if layer.running_mean is None:
         raise RuntimeError(f"{name} must have running statistics; got one with track_running_stats=False")
+
+
+def check_rank(layer, x):
+    """Raise torch's ValueError unless x has a rank that the layer's class takes."""
+    rank = np.ndim(x)
+    if rank not in layer._ranks:
+        wanted = " or ".join(f"{r}D" for r in layer._ranks)
+        raise ValueError(f"expected {wanted} input (got {rank}D input)")
 
 
 def described(layer):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
         The data, in batches of any sizes. A generator will do; whatever has a length shows how much is left.
     forward : callable, optional
         ``forward(batch)`` runs the network on one batch, and calls each of the layers; what it returns is not used.
-        For a single layer by default ``layer(batch)``.
+        For a single layer by default ``layer(batch)``, and the batches are arrays.
     mode : "pooled", "paper" or "update_bn"
         "pooled": mean and variance of all values that a layer saw, each value weighing the same. "paper": the average
         of the batches' means, and m / (m - 1) times the average of their biased variances, each batch weighing the
@@ -132,10 +133,10 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
         raise ValueError(f"forward must be given for more than one layer; got None for {len(named)}")
     if forward is not None and not callable(forward):
         raise TypeError(f"forward must be callable; got {type(forward).__name__}")
-    if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
+    if hasattr(batches, "shape") or not isinstance(batches, Iterable):  # an array's parts would be its samples
         raise TypeError(f"batches must be an iterable of batches, [x] for a single one; got {type(batches).__name__}")
     populations = {layer: _population(layer, mode) for layer in named}
-    run, number = forward or next(iter(named)), 0
+    run, number = forward or partial(_alone, *named), 0
     with ExitStack() as stack:
         for layer, population in populations.items():
             stack.enter_context(_collecting(layer, population.add))
@@ -161,12 +162,12 @@ def _named(layers):
     elif isinstance(layers, Iterable):
         named = [(f"layers[{number}]", layer) for number, layer in enumerate(layers)]
     else:
-        raise TypeError(f"layers must be a BatchNorm, or a list or dict of them; got {type(layers).__name__}")
+        raise TypeError(f"layers must be a cbn.BatchNorm, or a list or dict of them; got {type(layers).__name__}")
     if not named:
         raise ValueError("layers must hold one layer or more; got none")
     for name, layer in named:
         if not isinstance(layer, BatchNorm):
-            raise TypeError(f"{name} must be a BatchNorm; got {type(layer).__name__}")
+            raise TypeError(f"{name} must be a cbn.BatchNorm; got {type(layer).__name__}")
         if layer.running_mean is None or not layer.track_running_stats:
             raise ValueError(f"{name} must have running statistics; got one with track_running_stats=False")
         if layer.frozen:
@@ -175,6 +176,16 @@ def _named(layers):
             raise RuntimeError(f"{name} must not be in another run of recompute_statistics; got one that is")
         _core.checked_running(layer, np.empty(0, layer.dtype))
     return {layer: name for name, layer in named}
+
+
+def _alone(layer, batch):
+    """The forward pass of a single layer. Pairs, as of data and labels, would be taken for one array."""
+    mixed = isinstance(batch, list | tuple) and any(hasattr(part, "shape") for part in batch)
+    if mixed or isinstance(batch, Mapping | str):
+        raise TypeError(
+            f"forward must be given where batches are no arrays; got a batch of type {type(batch).__name__}"
+        )
+    layer(batch)
 
 
 def _population(layer, mode):
