@@ -133,6 +133,14 @@ def test_channels_without_a_variance():
     assert sorted(layer.drift(x).outstanding) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("convention", "found"), [("torch", []), ("notes", [0])])
+def test_eps_hides_where_it_stands(convention, found):
+    """A shift of 0.1 is one of y's units where 0.1 is added to the deviation, and a third where to the variance."""
+    layer = cbn.BatchNorm(1, eps=0.1, convention=convention)
+    layer.running_var[...] = 0
+    assert layer.drift(np.full((1000, 1), 0.1)).outstanding.tolist() == found
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stands_out(bad):
     x = normal(50, 4)
