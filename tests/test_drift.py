@@ -1,8 +1,8 @@
 """test_drift: mean shift and variance ratio against NumPy, which channels stand out, and what is refused."""
 
-import importlib.util
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -272,6 +272,7 @@ def test_the_plot(tmp_path):
 
 
 def test_the_plot_needs_matplotlib(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"matplotlib must be installed \(pip install 'cbn\[plot\]'\)"):
         shifted(3, {}).plot(tmp_path / "drift.png")

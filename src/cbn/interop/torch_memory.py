@@ -68,7 +68,7 @@ def _new(size):
 
 
 def _rounded(size):
-    """The size, or an eighth more, so that batches of nearly the same size share memory; whole huge pages from two on."""
+    """The size, or up to an eighth more, for batches of nearly one size to share; whole huge pages from two on."""
     step = 1 << (size.bit_length() - 4)
     if size >= 2 * HUGE_PAGE:
         step = max(step, HUGE_PAGE)
