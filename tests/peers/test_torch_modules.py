@@ -312,6 +312,16 @@ def test_checkpointing_of_activations():
     assert ours[1].num_batches_tracked == theirs[1].num_batches_tracked
 
 
+def test_torchs_own_update_bn():
+    """It finds the modules, and sets their momentum for the time."""
+    ours, theirs = own.accelerate(network(torch.float64)), network(torch.float64)
+    batches = [torch.randn(size, 3, 8, 8, dtype=torch.float64) for size in (8, 8, 3)]
+    torch.optim.swa_utils.update_bn(batches, ours)
+    torch.optim.swa_utils.update_bn(batches, theirs)
+    for key, value in theirs.state_dict().items():
+        close(ours.state_dict()[key], value, 1e-12)
+
+
 def test_what_leaves_the_process_is_torchs_own():
     model = own.accelerate(network()).eval()
     x = torch.randn(4, 3, 8, 8)
