@@ -6,6 +6,7 @@ from .conventions import Convention
 from .conversion import convert
 from .drift import Drift
 from .explanation import Explanation, explain
+from .features import FeatureNormalizer
 from .folding import fold_affine, fold_conv, fold_linear
 from .functional import batch_norm, batch_norm_backward, batch_norm_double_backward, batch_norm_forward
 from .images import normalize_images
@@ -25,6 +26,7 @@ __all__ = [
     "Convention",
     "Drift",
     "Explanation",
+    "FeatureNormalizer",
     "Moments",
     "OracleMismatch",
     "Report",

@@ -49,7 +49,7 @@ cpdef object real(object value, str name):
     return array
 
 
-cdef cnp.ndarray as_array(object value, str name, bint images=False):
+cpdef cnp.ndarray as_array(object value, str name, bint images=False):
     """value as an aligned native array of real numbers, or of uint8 if `images`, copied only if it is not one."""
     cdef cnp.ndarray array
     if not cnp.PyArray_CheckExact(value):

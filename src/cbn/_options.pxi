@@ -20,7 +20,7 @@ cpdef cbn_activation check_activation(object activation) except *:
     raise ValueError(f"activation must be None, 'relu' or 'leaky_relu'; got {activation!r}")
 
 
-cdef object positions_of(cnp.ndarray x, int axis):
+cpdef object positions_of(cnp.ndarray x, int axis):
     """x's shape less the channel axis."""
     shape = np.shape(x)
     return shape[:axis] + shape[axis + 1:]
@@ -41,7 +41,7 @@ cdef object checked_mask(object mask, object shape):
     return broadcast(mask, shape, "mask", mask.shape)
 
 
-cdef object checked_sample_weight(object sample_weight, object shape):
+cpdef object checked_sample_weight(object sample_weight, object shape):
     value = real(sample_weight, "sample_weight").astype(np.float64)
     fits = (value == 0) | ((value >= 1e-100) & (value <= 1e100))  # so that no sum over- or underflows
     if not fits.all():
