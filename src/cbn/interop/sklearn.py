@@ -1,4 +1,4 @@
-"""sklearn: scikit-learn's StandardScaler as a layer, and a layer as a StandardScaler."""
+"""sklearn: scikit-learn's StandardScaler as a layer, a layer as a StandardScaler, and what replaces one."""
 
 import numpy as np
 
@@ -6,9 +6,19 @@ from ..conventions import Convention
 from ..libraries import library
 from .layers import build, exported
 
-__all__ = ["STANDARD_SCALER", "from_scaler", "to_scaler"]
+__all__ = ["STANDARD_SCALER", "FeatureNormalizer", "from_scaler", "to_scaler"]  # noqa: F822
 
 STANDARD_SCALER = Convention("standard_scaler", variance="biased", eps=0.0, momentum=None, one_value="zero_var")
+
+
+def __getattr__(name):
+    """FeatureNormalizer, whose bases are scikit-learn's, is made when it is asked for."""
+    if name != "FeatureNormalizer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    library("sklearn", "sklearn")
+    from .sklearn_estimator import FeatureNormalizer
+
+    return FeatureNormalizer
 
 
 def from_scaler(scaler):
