@@ -13,7 +13,7 @@ from pathlib import Path
 import native
 from cbn import runtime
 
-PACKAGES = ["numpy", "cbn", "torch", "onnxruntime", "jax", "jaxlib", "tensorflow", "tensorflow-cpu"]
+PACKAGES = ["numpy", "cbn", "scikit-learn", "torch", "onnxruntime", "jax", "jaxlib", "tensorflow", "tensorflow-cpu"]
 
 
 def _read(path):

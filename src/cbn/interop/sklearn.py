@@ -26,7 +26,7 @@ def from_scaler(scaler):
 
     Parameters
     ----------
-    scaler : sklearn.preprocessing.StandardScaler
+    scaler : sklearn.preprocessing.StandardScaler or FeatureNormalizer
         Fitted.
 
     Returns

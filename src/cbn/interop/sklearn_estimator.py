@@ -2,14 +2,14 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import assert_all_finite, check_array, check_is_fitted, validate_data
 
 from .. import features
+from ..statistics import moments
 
 __all__ = ["FeatureNormalizer"]
 
 _DTYPES = [np.float64, np.float32, np.float16]  # the first for all others
-_FINITE = {"skip": "allow-nan", "raise": True, "propagate": False}
 
 
 class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -107,7 +107,7 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray, shape (n_samples, n_features)
             A new one, or what `set_output` says.
         """
-        return self._fitted().transform(self._validated(X, _FINITE[self.nan]))
+        return self._fitted().transform(self._finite(X))
 
     def inverse_transform(self, X):
         """Return ``X * scale_ + mean_``.
@@ -121,7 +121,7 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         ndarray, shape (n_samples, n_features)
         """
-        return self._fitted().inverse_transform(self._validated(X, _FINITE[self.nan]))
+        return self._fitted().inverse_transform(self._finite(X))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -137,8 +137,17 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return self._normalizer(self._moments)
 
-    def _validated(self, X, finite):
-        return validate_data(self, X, dtype=_DTYPES, ensure_all_finite=finite, reset=False)
+    def _validated(self, X):
+        return validate_data(self, X, dtype=_DTYPES, ensure_all_finite=False, reset=False)
+
+    def _finite(self, X):
+        """X, unless it has what is refused. scikit-learn's own search would take as long as the rest, so it is last."""
+        X = self._validated(X)
+        if self.nan == "propagate" or np.isfinite(moments(X.ravel(order="K")[None], axis=0).mean[0]):
+            return X
+        if self.nan == "raise" or np.isinf(X).any():
+            assert_all_finite(X, allow_nan=self.nan == "skip", estimator_name=type(self).__name__, input_name="X")
+        return X
 
     def _learn(self, X, sample_weight, before):
         """Add X to the moments before; whatever can raise comes first, also within scikit-learn."""
@@ -146,7 +155,7 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if before is None:
             array = check_array(X, dtype=_DTYPES, ensure_all_finite=False, estimator=self, input_name="X")
         else:
-            array = self._validated(X, False)
+            array = self._validated(X)
         found = normalizer.partial_fit(array, sample_weight=sample_weight).moments  # which tell what is not finite
         if found is None:
             raise ValueError("sample_weight must not be zero for every sample; got no other weight")
