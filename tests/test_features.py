@@ -355,6 +355,9 @@ def test_bad_options(options, error, message):
         FeatureNormalizer(**options)
     with pytest.raises(ValueError, match="axis must lie between -2 and 1 for x of rank 2; got 2"):
         FeatureNormalizer(axis=2).fit(np.ones((2, 2)))
+    for name in ("nan", "mean"):  # rather than to no effect
+        with pytest.raises(AttributeError):
+            setattr(FeatureNormalizer(), name, "raise")
 
 
 def test_before_the_first_data():

@@ -55,10 +55,9 @@ class FeatureNormalizer:
     Notes
     -----
     A feature is constant if its deviation is at most 10 * 2**-52 of its mean, as rounding alone can make it, for any
-    number of samples. Fitting reads x once, and features with NaN a second time; statistics are accumulated in
-    float64, within the bounds of `moments`. Batches add up to the whole within 1e-12, see `Moments`. The functions
-    take float16, bfloat16, float32 and float64 of any rank >= 2 and keep the dtype. All use the threads of
-    `get_num_threads`, and give the same bits for any number of them.
+    number of samples. Fitting reads x once, and features with NaN a second time; statistics are within the bounds of
+    `moments`, and batches add up to the whole within 1e-12. x may be float16, bfloat16, float32 or float64 of any rank
+    >= 2; y has its dtype. The same bits for any number of threads, see `get_num_threads`.
 
     Examples
     --------
@@ -72,6 +71,8 @@ class FeatureNormalizer:
     >>> y, normalizer.inverse_transform(y)
     (array([[0., 2.]]), array([[3., 7.]]))
     """
+
+    __slots__ = ("_axis", "_nan", "_state", "_with_mean", "_with_std")
 
     def __init__(self, *, axis=1, with_mean=True, with_std=True, nan="skip", moments=None):
         if nan not in ("skip", "raise", "propagate"):
@@ -196,7 +197,8 @@ class FeatureNormalizer:
         array([[0.],
                [2.]])
         """
-        return self._transformed(_fitted(self._state, "transform"), x, out)
+        state = _fitted(self._state, "transform")
+        return _applied(*self._checked(state, x), out, state.offset, state.square)
 
     def inverse_transform(self, x, *, out=None):
         """Return what `transform` makes x of: ``x * scale + mean``.
@@ -220,9 +222,8 @@ class FeatureNormalizer:
             As `transform`.
         """
         state = _fitted(self._state, "inverse_transform")
-        x, axis = self._checked(state, x)
         line = np.zeros_like(state.mean), np.ones_like(state.mean), np.sqrt(state.square), state.offset
-        return _applied(x, axis, out, *line)
+        return _applied(*self._checked(state, x), out, *line)
 
     def fit_transform(self, x, *, sample_weight=None, out=None):
         """Return ``fit(x, sample_weight=sample_weight).transform(x, out=out)``.
@@ -236,8 +237,8 @@ class FeatureNormalizer:
         -------
         ndarray
         """
-        state = self._learned(None, x, sample_weight)
-        y = self._transformed(_fitted(state, "transform"), x, out)
+        state = _fitted(self._learned(None, x, sample_weight), "transform")
+        y = _applied(*self._checked(state, x), out, state.offset, state.square)
         self._state = state
         return y
 
@@ -272,9 +273,6 @@ class FeatureNormalizer:
         offset = mean if self._with_mean else np.where(np.isnan(mean), mean, 0)
         square = np.where(constant, 1, var) if self._with_std else np.where(np.isnan(var), var, 1)
         return _State(moments, mean, var, offset, square)
-
-    def _transformed(self, state, x, out):
-        return _applied(*self._checked(state, x), out, state.offset, state.square)
 
 
 def _copied(moments):

@@ -21,6 +21,10 @@ def __getattr__(name):
     return FeatureNormalizer
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
 def from_scaler(scaler):
     """Return the layer that does in evaluation what a fitted StandardScaler does.
 

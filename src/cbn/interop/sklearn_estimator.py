@@ -5,6 +5,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import assert_all_finite, check_array, check_is_fitted, validate_data
 
 from .. import features
+from .._core import unmasked
 from ..statistics import moments
 
 __all__ = ["FeatureNormalizer"]
@@ -137,7 +138,11 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return self._normalizer(self._moments)
 
-    def _validated(self, X):
+    def _validated(self, X, first=False):
+        if isinstance(X, np.ndarray):
+            unmasked(X, "X")  # scikit-learn would take what is under the mask
+        if first:
+            return check_array(X, dtype=_DTYPES, ensure_all_finite=False, estimator=self, input_name="X")
         return validate_data(self, X, dtype=_DTYPES, ensure_all_finite=False, reset=False)
 
     def _finite(self, X):
@@ -152,10 +157,7 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _learn(self, X, sample_weight, before):
         """Add X to the moments before; whatever can raise comes first, also within scikit-learn."""
         normalizer = self._normalizer(before)
-        if before is None:
-            array = check_array(X, dtype=_DTYPES, ensure_all_finite=False, estimator=self, input_name="X")
-        else:
-            array = self._validated(X)
+        array = self._validated(X, before is None)
         found = normalizer.partial_fit(array, sample_weight=sample_weight).moments  # which tell what is not finite
         if found is None:
             raise ValueError("sample_weight must not be zero for every sample; got no other weight")
