@@ -95,7 +95,8 @@ def main():
     names = list(contenders())
     facts = machine.machine()
     print(machine.headline(facts, options.threads))
-    print(f"{'ms; StandardScaler over cbn':48}" + "".join(f"{name:>15}" for name in names + names[:2]))
+    title = "ms, and StandardScaler's over the first two"
+    print(f"{title:48}" + "".join(f" {name:>14}" for name in names + names[:2]))
     cases = [(shape, dtype) for shape in (QUICK if options.quick else SHAPES) for dtype in (np.float32, np.float64)]
     progress, results = Progress([1] * len(cases)), []
     with cbn.num_threads(options.threads):
