@@ -37,7 +37,7 @@ def tensor_of(array):
         return torch.from_numpy(array)
     bits = torch.from_numpy(array.view(np.uint16))
     # no view, which in-place operations would be refused on
-    return torch.empty(0, dtype=torch.bfloat16).set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
+    return torch.empty(0, dtype=torch.bfloat16, device="cpu").set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
 
 
 def check_floats(array, name):

@@ -121,7 +121,7 @@ def __getattr__(name):
 
 
 def __dir__():
-    return [*globals(), *_MODULES]
+    return sorted({*globals(), *__all__})
 
 
 def _with_dot(prefix):
