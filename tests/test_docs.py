@@ -23,7 +23,7 @@ NEEDED = {
 }
 
 
-OF_TORCH = ("cbn.interop.torch_modules", "cbn.interop.torch_operators")
+OF_TORCH = tuple(f"cbn.interop.torch_{name}" for name in ("batch", "fixed", "modules", "operators"))
 
 
 def imported(name):

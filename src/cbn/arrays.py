@@ -21,13 +21,20 @@ def array_of(value, name):
     return _core.unmasked(value, name)
 
 
+_DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "float16", "int64")}
+_DTYPES["bfloat16"] = np.dtype(np.uint16)  # its bits, since its type in NumPy is that of ml_dtypes
+
+
 def of_tensor(tensor):
     """A torch tensor as an array, of the same memory if that is the CPU's."""
-    torch = library("torch", "torch")
-    if tensor.dtype is not torch.bfloat16:
+    name = str(tensor.dtype)[6:]  # without "torch."
+    if name not in _DTYPES or not tensor.is_cpu or tensor.is_neg():
         return tensor.numpy(force=True)
-    bfloat16 = library("ml_dtypes", "torch").bfloat16  # whose type it is in NumPy
-    return tensor.detach().view(torch.uint16).numpy(force=True).view(bfloat16)
+    address = tensor.data_ptr()
+    if not address and tensor.numel():
+        raise ValueError("a tensor must have its memory; got one whose storage was freed")
+    array = _core.borrowed(tensor, address, tensor.shape, tensor.stride(), _DTYPES[name])
+    return array.view(library("ml_dtypes", "torch").bfloat16) if name == "bfloat16" else array
 
 
 def tensor_of(array):
@@ -35,9 +42,7 @@ def tensor_of(array):
     torch = library("torch", "torch")
     if array.dtype.kind != "V":
         return torch.from_numpy(array)
-    bits = torch.from_numpy(array.view(np.uint16))
-    # no view, which in-place operations would be refused on
-    return torch.empty(0, dtype=torch.bfloat16, device="cpu").set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
+    return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
 
 
 def check_floats(array, name):

@@ -1,6 +1,8 @@
 """test_torch_memory: memory of results is reused once nobody refers to it, never before, and is not hoarded."""
 
 import gc
+import mmap
+import sys
 import threading
 
 import numpy as np
@@ -10,39 +12,38 @@ torch = pytest.importorskip("torch")
 own = pytest.importorskip("cbn.interop.torch")
 memory = pytest.importorskip("cbn.interop.torch_memory")
 
-F32 = np.dtype(np.float32)
-LARGE = (memory.LEAST // 4,)
+LEAST = memory.LEAST
 
 
 def address(array):
     return array.ctypes.data
 
 
-def test_small_arrays_are_not_kept():
-    assert memory.Memory().array((4, 5), F32) is None
-    assert memory.Memory().array((0, 1 << 40), F32) is None
+def idle(store):
+    return memory._total(store._unmarked) + memory._total(store._marked)
 
 
 def test_memory_comes_back_once_the_last_view_is_gone():
     store = memory.Memory()
-    array = store.array(LARGE, F32)
+    array = store.bytes(LEAST)
     first = address(array)
     views = [
-        lambda a: a[5:].reshape(-1, 1).T,
-        lambda a: a.view(np.uint8)[::2],
+        lambda a: a[4:].reshape(-1, 4).T,
+        lambda a: a.view(np.float32)[::2],
         torch.from_numpy,
-        lambda a: torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16)[3:],
+        lambda a: torch.from_numpy(a).untyped_storage(),
+        lambda a: torch.empty(0).set_(torch.from_numpy(a).untyped_storage(), 0, (3, 5), (5, 1))[1:],
         lambda a: torch.from_numpy(a).view(-1, 2).movedim(1, 0).numpy(),
         memoryview,
     ]
     for view in views:
         alive, array = view(array), None
         gc.collect()
-        array = store.array(LARGE, F32)
+        array = store.bytes(LEAST)
         assert address(array) != first
         del alive, array
         gc.collect()
-        array, other = store.array(LARGE, F32), store.array(LARGE, F32)
+        array, other = store.bytes(LEAST), store.bytes(LEAST)
         assert first in (address(array), address(other))
         array = array if address(array) == first else other
         del other
@@ -50,12 +51,10 @@ def test_memory_comes_back_once_the_last_view_is_gone():
 
 def test_sizes_nearly_the_same_share():
     store = memory.Memory()
-    first = address(store.array((35 * 10000,), F32))
-    assert address(store.array((34, 10000), F32)) == first
-    assert address(store.array((70, 10000), F32)) != first
-    for size in range(memory.LEAST, 3 * memory.LEAST, 54321):
-        assert size <= memory._rounded(size) <= size * 9 / 8
-    for size in range(4 * memory.LEAST, 100 * memory.LEAST, 54321):
+    first = address(store.bytes(35 * LEAST))
+    assert address(store.bytes(34 * LEAST)) == first
+    assert address(store.bytes(70 * LEAST)) != first
+    for size in range(LEAST, 100 * LEAST, 54321):
         assert size <= memory._rounded(size) < max(size * 9 / 8, size + memory.HUGE_PAGE)
         assert memory._rounded(size) % memory.HUGE_PAGE == 0
 
@@ -63,41 +62,92 @@ def test_sizes_nearly_the_same_share():
 def test_no_more_idle_than_was_in_use():
     store = memory.Memory()
     for factor in (1, 2, 4, 8, 3, 5, 7, 1):
-        store.array((factor * LARGE[0],), F32)
-        assert memory._total(store._idle) <= 9 * memory.LEAST
-    several = [store.array(LARGE, F32) for _ in range(20)]
+        store.bytes(factor * LEAST)
+        assert idle(store) <= 8 * LEAST
+    several = [store.bytes(LEAST) for _ in range(60)]
     del several
-    assert memory._total(store._idle) <= 20 * memory._rounded(memory.LEAST)
+    assert 8 * LEAST < idle(store) <= 60 * LEAST
+    assert memory._total(store._unmarked) <= memory.UNMARKED and store._marked
     assert memory._total(store._in_use) == 0
     store.clear()
-    assert memory._total(store._idle) == 0
+    assert idle(store) == 0
+    store.bytes(LEAST)
+    assert idle(store) == LEAST  # what was in use at once is counted anew
+
+
+def test_marked_memory_is_taken_again():
+    store = memory.Memory()
+    size = 2 * memory.UNMARKED
+    array = store.bytes(size)
+    array[:] = 7
+    first = address(array)
+    del array
+    assert store._marked and not store._unmarked
+    assert address(store.bytes(size)) == first
 
 
 def test_threads_share_one_store():
-    """No array is ever lent twice at a time."""
-    store, errors = memory.Memory(), []
+    """No memory is lent twice at a time."""
+    store, errors, alive, lock = memory.Memory(), [], set(), threading.Lock()
+    barrier = threading.Barrier(6)
 
-    def work(number):
-        for _ in range(200):
-            arrays = [store.array(LARGE, F32) for _ in range(3)]
-            for array in arrays:
-                array[:: len(array) // 7] = number
-            if not all((array[:: len(array) // 7] == number).all() for array in arrays):
-                errors.append(number)
+    def work():
+        barrier.wait()
+        for step in range(300):
+            arrays = [store.bytes(LEAST * (1 + (step + k) % 2)) for k in range(3)]
+            with lock:
+                own_addresses = {address(array) for array in arrays}
+                if len(own_addresses) < 3 or own_addresses & alive:
+                    errors.append(step)
+                alive.update(own_addresses)
+            with lock:
+                alive.difference_update(own_addresses)
+            del arrays
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert not errors and not store._in_use
+
+
+def test_no_memory_left(monkeypatch):
+    """Idle memory is given up first; then it is a MemoryError."""
+    store = memory.Memory()
+    store.bytes(3 * LEAST)
+    calls, mapped = [], memory._mapped
+
+    def fails(size):
+        calls.append(idle(store))
+        if len(calls) != 2:
+            raise OSError(12, "Cannot allocate memory")
+        return mapped(size)
+
+    monkeypatch.setattr(memory, "_mapped", fails)
+    assert store.bytes(LEAST).size == memory._rounded(LEAST) and calls == [3 * LEAST, 0]
+    with pytest.raises(MemoryError, match="no memory for a result of"):
+        store.bytes(5 * LEAST)
+
+
+def test_systems_that_know_no_advice(monkeypatch):
+    for name in ("MADV_HUGEPAGE", "MADV_FREE"):
+        monkeypatch.delattr(mmap, name)
+    store = memory.Memory()
+    first = address(store.bytes(2 * memory.UNMARKED))
+    assert address(store.bytes(2 * memory.UNMARKED)) == first
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_results_stay_as_they_are(dtype, layout):
     """Results of many calls, kept in part, are what fresh calls compute."""
-    x = torch.randn(4, 32, 80, 80).to(dtype).contiguous(memory_format=layout)
+    x = torch.randn(4, 32, 100, 100).to(dtype).contiguous(memory_format=layout)
     layer, kept = own.BatchNorm2d(32), []
     for step in range(8):
         inputs = (x * (step + 1)).requires_grad_()
@@ -112,11 +162,13 @@ def test_results_stay_as_they_are(dtype, layout):
     own.empty_cache()
 
 
-def test_results_change_in_place_and_move_to_shared_memory():
+@pytest.mark.parametrize("size", [8, 100], ids=["small", "large"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_results_change_in_place_and_move_to_shared_memory(dtype, size):
     layer = own.BatchNorm2d(32)
-    x = torch.randn(4, 32, 80, 80)
+    x = torch.randn(4, 32, size, size).to(dtype)
     expected = torch.relu(layer(x).detach())
     y = layer(x)
-    torch.relu_(y).sum().backward()
+    torch.relu_(y).float().sum().backward()
     assert torch.equal(y.detach(), expected)
     assert torch.equal(layer(x).detach().share_memory_().relu(), expected)

@@ -107,6 +107,47 @@ def test_gradients_of_gradients(shape, options, mode):
     assert torch.autograd.gradgradcheck(function, (x, *tensors))
 
 
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_batches_of_gradients_and_more_derivatives(mode):
+    ours, theirs = pair((4, 3, 2, 2), torch.float64)
+    ours.train(mode), theirs.train(mode)
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    many = torch.randn(5, *x.shape, dtype=torch.float64)
+    functional = torch.autograd.functional
+    for function in (
+        lambda m: torch.autograd.grad(m(x), x, many, is_grads_batched=True)[0],
+        lambda m: functional.jacobian(m, x, vectorize=True),
+        lambda m: functional.hessian(lambda z: m(z).pow(3).sum(), x, vectorize=True),
+        lambda m: functional.vhp(lambda z: m(z).pow(3).sum(), x, x.detach())[1],
+    ):
+        close(function(ours), function(theirs), 1e-9)
+    if not mode:  # y is a line then, and has derivatives of any order
+        results = []
+        for module in (ours, theirs):
+            (first,) = torch.autograd.grad(module(x).pow(5).sum(), x, create_graph=True)
+            (second,) = torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
+            results.append(torch.autograd.grad(second.pow(2).sum(), (x, module.weight)))
+        for a, b in zip(*results, strict=True):
+            close(a, b, 1e-9)
+
+
+@pytest.mark.parametrize("of", ["x", "weight", "bias"])
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_gradients_of_one_input_alone(of, mode):
+    ours, theirs = pair((4, 3, 5, 5), torch.float64)
+    x, dy = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64)
+    gradients = []
+    for module in (ours.train(mode), theirs.train(mode)):
+        given = x.clone().requires_grad_(of == "x")
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name == of)
+        module(given).backward(dy.transpose(2, 3).contiguous().transpose(2, 3))
+        wanted = {"x": given, "weight": module.weight, "bias": module.bias}
+        assert [name for name, tensor in wanted.items() if tensor.grad is not None] == [of]
+        gradients.append(wanted[of].grad)
+    close(*gradients, 1e-11)
+
+
 def test_no_third_derivative():
     """Better an error than a wrong number."""
     x = torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
@@ -146,6 +187,71 @@ def test_same_bits_for_any_number_of_threads(threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("cut", ["whole", "channels", "crop"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_layouts_are_kept(layout, cut, large):
+    """Those of y and dx are torch's, also for parts of channels_last tensors."""
+    size = 200 if large else 12
+    x = torch.randn(3, 8, size, size).contiguous(memory_format=layout)
+    x = {"whole": x, "channels": x[:, 2:6], "crop": x[:, :, 1:-1, 2:]}[cut]
+    for mode in (True, False):
+        found = []
+        for module in (own.BatchNorm2d(x.shape[1]).train(mode), nn.BatchNorm2d(x.shape[1]).train(mode)):
+            given = x.detach().requires_grad_()
+            y = module(given)
+            (dx,) = torch.autograd.grad(y.sum(), given)
+            found.append((y.stride(), dx.stride()))
+        assert found[0][0] == found[0][1] == found[1][0]
+
+
+def test_tensors_stay_resizable():
+    """NumPy's own arrays of a tensor would forbid it; FSDP resizes parameters."""
+    layer, x = own.BatchNorm2d(3), torch.randn(4, 3, 8, 8)
+    y = layer(x)
+    for tensor in (x, layer.weight, layer.bias, layer.running_mean, layer.running_var, y):
+        assert tensor.untyped_storage().resizable()
+    x.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="a tensor must have its memory; got one whose storage was freed"):
+        layer(x)
+
+
+def test_writes_are_counted():
+    """What autograd has saved, and is written, is noticed, as with torch's own update."""
+    layer = own.BatchNorm2d(3)
+    before = [t._version for t in (layer.running_mean, layer.running_var, layer.num_batches_tracked)]
+    layer(torch.randn(4, 3, 5, 5))
+    after = [t._version for t in (layer.running_mean, layer.running_var, layer.num_batches_tracked)]
+    assert all(a > b for a, b in zip(after, before, strict=True))
+
+
+def test_threads_are_at_most_torchs():
+    from cbn.interop.torch_operators import num_threads
+
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert num_threads() == min(threads, cbn.get_num_threads())
+            with cbn.num_threads(2):
+                assert num_threads() == min(threads, cbn.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_watchers_see_operators():
+    x = torch.randn(4, 3, 5, 5)
+    with torch.profiler.profile() as profile:
+        own.BatchNorm2d(3).eval()(x)
+    assert "cbn::batch_norm_inference" in {event.key for event in profile.key_averages()}
+
+
+def test_a_default_device():
+    """Tensors that a call makes for itself are the CPU's."""
+    with torch.device("meta"):
+        assert own.BatchNorm2d(3, device="cpu")(torch.randn(4, 3, 5, 5, device="cpu").bfloat16()).is_cpu
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_memory_is_shared_both_ways(dtype, layout):
@@ -163,7 +269,7 @@ def test_memory_is_shared_both_ways(dtype, layout):
         (own.BatchNorm2d, (1, 3, 1, 1), ValueError, "Expected more than 1 value per channel when training, got input"),
         (own.BatchNorm2d, (2, 3, 4), ValueError, r"expected 4D input \(got 3D input\)"),
         (own.BatchNorm1d, (2, 3, 4, 4), ValueError, r"expected 2D or 3D input \(got 4D input\)"),
-        (own.BatchNorm2d, (2, 4, 5, 5), ValueError, "x must have 3 channels on axis 1; got 4"),
+        (own.BatchNorm2d, (2, 4, 5, 5), ValueError, r"weight must have shape \(4,\), one value per channel; got"),
         (lambda n: own.BatchNorm2d(n, momentum=2), (2, 3, 5, 5), ValueError, r"momentum must be a number in \[0, 1\]"),
         (lambda n: own.BatchNorm2d(n, eps=-1), (2, 3, 5, 5), ValueError, "eps must be a finite number >= 0; got -1"),
         (lambda n: own.BatchNorm2d(n).half(), (2, 3, 5, 5), TypeError, "weight must have dtype float32 or float64"),
@@ -269,6 +375,15 @@ def test_accelerate_a_norm_and_what_it_refuses():
         pass
 
     assert type(own.accelerate(Mine(3))) is Mine
+
+    class Closed(nn.Module):
+        def __setattr__(self, name, value):
+            raise AttributeError(f"closed; got {name}")
+
+    closed = nn.Identity()
+    closed.__class__ = Closed
+    model = nn.Sequential(nn.BatchNorm2d(3), closed, nn.BatchNorm2d(3))
+    assert [type(m) for m in own.accelerate(model)] == [own.BatchNorm2d, Closed, own.BatchNorm2d]
     for function in (own.accelerate, own.restore):
         with pytest.raises(
             TypeError, match=r"model must be a torch\.nn\.Module, not compiled by TorchScript; got dict"

@@ -58,12 +58,11 @@ def test_compiled(backend, layout):
 
 
 OPERATORS = {
-    "batch_norm_forward": lambda x, c: (x, c, None, 1e-5, 4),
-    "batch_norm_inference": lambda x, c: (x, c.detach(), c.detach(), c, c, 1e-5, 4),
-    "batch_norm_backward": lambda x, c: (x, x, c.double().detach(), c.double().detach(), c, True),
-    "batch_norm_double_backward": lambda x, c: (
-        [t.detach() for t in (x, c, c, x, x, c.double(), c.double(), c)] + [False]
-    ),
+    "batch_norm_forward": lambda x, c: (x, c, None, 1e-5),
+    "batch_norm_inference": lambda x, c: (x, c.detach(), c.detach(), c, c, 1e-5),
+    "batch_norm_backward": lambda x, c: (x, x, c.double().detach(), c.double().detach(), c),
+    "batch_norm_double_backward": lambda x, c: [t.detach() for t in (x, c, c, x, x, c.double(), c.double(), c)],
+    "batch_norm_fixed_backward": lambda x, c: (x, x, c.detach(), c.detach(), c, 1e-5, True),
     "update_running": lambda x, c: (
         *(c.detach().clone() for _ in "mv"),
         torch.tensor(3),

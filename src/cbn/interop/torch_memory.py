@@ -1,79 +1,95 @@
 """torch_memory: memory for the results of torch's calls, reused, since to fault it in costs more than a normalization.
 
-Idle memory is marked as free for the system to take where it runs short (MADV_FREE), and is never more than was in use
-at once.
+No more is idle than was in use at once. Most of it is marked as free, for the system to take where memory runs short.
 """
 
-import math
+import contextlib
 import mmap
 import weakref
 
 import numpy as np
 
-__all__ = ["Memory"]
+__all__ = ["LEAST", "Memory"]
 
-LEAST = 1 << 20  # bytes; smaller memory is reused by malloc
 HUGE_PAGE = 1 << 21
+LEAST = HUGE_PAGE  # bytes; smaller memory is reused by malloc
+UNMARKED = 1 << 26  # bytes; to mark memory interrupts the other CPUs, so what is soon used again stays as it is
 
 
 class Memory:
-    """Arrays whose memory comes back when they are gone.
+    """Bytes that come back when nobody refers to them any more.
 
     Finalizers run anywhere, also inside the methods here. So there is no lock: each step is one operation of a dict,
-    and a sum that misses one array does no harm.
+    and a sum that misses one piece does no harm.
     """
 
     def __init__(self):
-        self._idle, self._in_use = {}, {}  # size and memory by the memory's identity, the oldest first
+        # size and memory by the memory's identity, the oldest first
+        self._in_use, self._unmarked, self._marked = {}, {}, {}
         self._most_in_use = 0
 
-    def array(self, shape, dtype):
-        """Return an array of any content, or None if it is too small to be worth it."""
-        size = math.prod(shape) * dtype.itemsize
-        if size < LEAST:
-            return None
+    def bytes(self, size):
+        """Return an array of that many bytes of any content."""
         size = _rounded(size)
-        memory = self._taken(size) or _new(size)
+        memory = _taken(self._unmarked, size) or _taken(self._marked, size) or self._new(size)
         self._in_use[id(memory)] = size, memory
-        self._most_in_use = max(self._most_in_use, _total(self._in_use))
-        array = np.ndarray(shape, dtype, buffer=memory)  # to which all views refer, NumPy's and torch's
+        array = np.frombuffer(memory, np.uint8)  # to which all views refer, NumPy's and torch's
         weakref.finalize(array, self._give_back, id(memory)).atexit = False
+        self._most_in_use = max(self._most_in_use, _total(self._in_use))
         return array
 
     def clear(self):
         """Give the idle memory back to the system."""
-        self._idle.clear()
+        self._unmarked.clear()
+        self._marked.clear()
         self._most_in_use = _total(self._in_use)
 
-    def _taken(self, size):
-        for key, (idle_size, memory) in reversed(list(self._idle.items())):
-            if idle_size == size and self._idle.pop(key, None):
-                return memory
-        return None
+    def _new(self, size):
+        try:
+            memory = _mapped(size)
+        except OSError:  # the system has no more
+            self.clear()
+            try:
+                memory = _mapped(size)
+            except OSError:
+                raise MemoryError(f"no memory for a result of {size} bytes") from None
+        with contextlib.suppress(OSError, AttributeError):  # systems without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
 
     def _give_back(self, key):
-        size, memory = self._in_use.pop(key)
-        memory.madvise(mmap.MADV_FREE)
-        self._idle[key] = size, memory
-        for oldest in list(self._idle):
-            if _total(self._idle) <= self._most_in_use:
+        self._unmarked[key] = self._in_use.pop(key)
+        for key in list(self._unmarked):
+            if _total(self._unmarked) <= UNMARKED:
                 break
-            self._idle.pop(oldest, None)
+            if entry := self._unmarked.pop(key, None):  # before it is marked, lest another thread is using it
+                with contextlib.suppress(OSError, AttributeError):
+                    entry[1].madvise(mmap.MADV_FREE)
+                self._marked[key] = entry
+        for idle in (self._marked, self._unmarked):
+            for key in list(idle):
+                if _total(self._marked) + _total(self._unmarked) <= self._most_in_use:
+                    break
+                idle.pop(key, None)
 
 
-def _new(size):
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+def _mapped(size):
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _taken(idle, size):
+    """A piece of that size, the newest."""
+    for key, (idle_size, memory) in reversed(list(idle.items())):
+        if idle_size == size and idle.pop(key, None):
+            return memory
+    return None
 
 
 def _rounded(size):
-    """The size, or up to an eighth more, for batches of nearly one size to share; whole huge pages from two on."""
-    step = 1 << (size.bit_length() - 4)
-    if size >= 2 * HUGE_PAGE:
-        step = max(step, HUGE_PAGE)
+    """The size in steps of huge pages, or of up to an eighth of it, for batches of nearly one size to share."""
+    step = max(1 << max(size.bit_length() - 4, 0), HUGE_PAGE)
     return -(-size // step) * step
 
 
-def _total(memories):
-    return sum(size for size, _ in list(memories.values()))
+def _total(pieces):
+    return sum(size for size, _ in list(pieces.values()))

@@ -3,7 +3,9 @@
 import torch
 from torch.autograd import forward_ad
 
-from .torch_operators import MEMORY, forward, inference, update_running
+from .torch_batch import forward, update_running
+from .torch_fixed import inference
+from .torch_operators import MEMORY
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cache", "restore"]
 
@@ -17,29 +19,30 @@ class _OnCbn:
         if isinstance(input, torch.fx.Proxy):  # a leaf of the graph, as torch's own modules are
             return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})
         parameters, running = (self.weight, self.bias), (self.running_mean, self.running_var)
-        if not (_is_plain(input) and input.dtype in DTYPES and _on_cpu(input, *parameters, *running)):
+        tensors = [tensor for tensor in (input, *parameters, *running) if tensor is not None]
+        if not (input.dtype in DTYPES and all(map(_is_on_cpu, tensors)) and _are_plain(tensors)):
             return super().forward(input)
         self._check_input_dim(input)
-        if not self.training and running != (None, None):
-            return inference(input, *running, *parameters, self.eps, self.num_features)
-        y, mean, m2, _ = forward(input, *parameters, self.eps, self.num_features)
+        if not self.training and (running[0] is not None or running[1] is not None):
+            return inference(input, *running, *parameters, self.eps)
+        y, mean, m2, _ = forward(input, *parameters, self.eps)
         if self.training and self.track_running_stats:
-            count = input.numel() // max(self.num_features, 1)
+            count = input.numel() // max(input.shape[1], 1)
             update_running(*running, self.num_batches_tracked, mean, m2, count, self.momentum)
         return y
 
 
-def _is_plain(x):
-    """Whether x is a tensor as such: of no subclass, and not looked at by an export or a transform of torch.func."""
-    if type(x) not in (torch.Tensor, torch.nn.Parameter) or torch.jit.is_tracing():
+def _is_on_cpu(tensor):
+    return tensor.is_cpu and tensor.layout is torch.strided
+
+
+def _are_plain(tensors):
+    """Whether they are tensors as such: of no subclass, and not looked at by an export or a transform of torch.func."""
+    if torch.jit.is_tracing() or any(type(tensor) not in (torch.Tensor, torch.nn.Parameter) for tensor in tensors):
         return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
-    return forward_ad._current_level < 0 and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-
-
-def _on_cpu(x, *tensors):
-    return x.is_cpu and x.layout is torch.strided and all(t is None or t.is_cpu for t in tensors)
+    return forward_ad._current_level < 0 and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
 class BatchNorm1d(_OnCbn, torch.nn.BatchNorm1d):
@@ -150,7 +153,8 @@ def _swapped(model, classes):
     if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"model must be a torch.nn.Module, not compiled by TorchScript; got {type(model).__name__}")
     for module in model.modules():
-        module.__class__ = classes.get(type(module), type(module))
+        if type(module) in classes:
+            object.__setattr__(module, "__class__", classes[type(module)])  # whatever the module's own does
     return model
 
 
