@@ -1,16 +1,48 @@
-"""merging: the arithmetic of `Moments`: two parts as one whole, and a whole without a part."""
+"""merging: the arithmetic of `Moments`: counts, two parts as one whole, and a whole without a part."""
+
+import numbers
 
 import numpy as np
 
-__all__ = ["merged", "without"]
+from . import arrays
+
+__all__ = ["checked_counts", "merged", "without"]
+
+_MOST, _MOST_WHOLE = 1e300, 2**63 - 1  # that a count may be, as a float and as an integer
 
 _KNOWN = 1e-11  # of deviation and mean: what the numerics contract promises for moments
 _COUNTED = 1e-12  # of a sum of weights: what is less is rounding
 
 
+def checked_counts(count):
+    """One number, or one for each channel, as a copy."""
+    if not isinstance(count, (np.ndarray, list, tuple)):
+        return _checked_count(count)
+    counts = arrays.real(count, "count")
+    if not counts.ndim:
+        return _checked_count(counts.item())
+    whole = counts.dtype.kind in "iu"
+    with np.errstate(all="ignore"):  # from a wider dtype
+        counts = counts if whole else counts.astype(np.float64)
+    most = _MOST_WHOLE if whole else _MOST
+    if not ((counts >= 0) & (counts <= most)).all():
+        raise ValueError(f"count must be from 0 to {most} in every channel; got {counts}")
+    return counts.astype(np.int64 if whole else np.float64)
+
+
+def _checked_count(count):
+    if not isinstance(count, numbers.Real) or isinstance(count, bool):
+        raise TypeError(f"count must be a number; got {type(count).__name__}")
+    whole = isinstance(count, numbers.Integral)
+    count, most = (int(count), _MOST_WHOLE) if whole else (float(count), _MOST)
+    if not 0 <= count <= most:
+        raise ValueError(f"count must be from 0 to {most}; got {count}")
+    return count
+
+
 def merged(a, b):
     """Return count, mean and m2 of both parts together (Chan, Golub and LeVeque 1983)."""
-    _check_channels(a, b)
+    _check_channels(a, b, "other")
     count = a.count + b.count
     with np.errstate(all="ignore"):
         step, total = b.mean - a.mean, np.maximum(count, 1e-300)
@@ -18,15 +50,17 @@ def merged(a, b):
         mean = a.mean + step * (b.count / total)
         m2 = a.m2 + b.m2 + (step * (a.count / total)) * (step * b.count)
     # a part without values has a mean of 0, which may be far from the other's
-    empty = [a.count == 0, b.count == 0]
-    return count, np.select(empty, [b.mean, a.mean], mean), np.select(empty, [b.m2, a.m2], m2)
+    empty, nothing = np.equal(a.count, 0), np.equal(b.count, 0)
+    pairs = ((a.mean, b.mean, mean), (a.m2, b.m2, m2))
+    return count, *(np.where(empty, new, np.where(nothing, old, both)) for old, new, both in pairs)
 
 
 def without(whole, part):
     """Return count, mean and m2 of the rest: `merged` solved for one of its arguments."""
-    _check_channels(whole, part)
+    _check_channels(whole, part, "part")
     count = _left(whole.count, part.count)
     nothing, everything = (np.broadcast_to(np.equal(n, 0), whole.mean.shape) for n in (part.count, count))
+    single = np.equal(count, 1) & (np.asarray(count).dtype.kind == "i")  # a sum of weights may be of several values
     with np.errstate(all="ignore"):
         step = np.where(nothing, 0, whole.mean - part.mean)
         lever = np.where(everything, 0, whole.count / np.maximum(count, 1e-300))
@@ -36,16 +70,21 @@ def without(whole, part):
         unsure = _KNOWN * (np.abs(whole.mean) + np.abs(part.mean) + std)
         allowed = _KNOWN * (whole.m2 + part.m2) + unsure * unsure * whole.count
         allowed += (2 * np.abs(step) + unsure) * (unsure * lever) * part.count
-        # where the part is everything it must be the whole, too
-        foreign = (m2 < -allowed) | everything & ((np.abs(step) > unsure) | (m2 > allowed))
+        # where the part is everything it must be the whole, too; and a single value has no deviations
+        foreign = (m2 < -allowed) | everything & (np.abs(step) > unsure) | (everything | single) & (m2 > allowed)
+        foreign |= np.isfinite(whole.m2) & ~np.isfinite(m2)
+        left = np.maximum(m2, 0) * ~single  # what is not finite stays so
     if foreign.any():
-        raise ValueError(f"part must hold only values of the whole; got others in channel {int(foreign.argmax())}")
-    return count, np.where(everything, 0, mean), np.where(everything, 0, np.maximum(m2, 0))
+        raise ValueError(
+            f"part must hold only values of the whole; got others in channel {int(foreign.argmax())}, "
+            "or rounding has hidden them: add the parts anew"
+        )
+    return count, np.where(everything, 0, mean), np.where(everything, 0, left)
 
 
-def _check_channels(a, b):
+def _check_channels(a, b, name):
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"other must have {a.mean.size} channels; got {b.mean.size}")
+        raise ValueError(f"{name} must have {a.mean.size} channels; got {b.mean.size}")
 
 
 def _left(whole, part):

@@ -1,14 +1,13 @@
 """statistics: count, mean and sum of squared deviations per channel, which merge, and move running statistics."""
 
-import numbers
+from collections.abc import Mapping
 
 import numpy as np
 
-from . import _core, containers, merging
+from . import _core, arrays, containers, merging
 
 __all__ = ["Moments", "moments", "update_running"]
 
-_MOST = 1e300
 _FORM = "cbn.Moments"  # of files
 
 
@@ -32,7 +31,8 @@ class Moments:
     Raises
     ------
     TypeError, ValueError
-        For a count that is no finite number or negative, and for arrays of different or wrong shapes or negative m2.
+        For a count below 0, above 2**63 - 1 (as a float 1e300) or NaN, also where adding makes it so; for arrays of
+        different or wrong shapes, or of anything but real numbers, and negative m2.
 
     Notes
     -----
@@ -40,10 +40,14 @@ class Moments:
     `update` are in place. Moments pickle and copy.
 
     Merging follows Chan, Golub and LeVeque (1983), in float64; parts merged in any order equal the whole to 1e-12
-    of ``abs(mean) + std`` and of the variance. Subtracting loses digits where little remains: with u = 1e-15,
-    s = abs(mean) + std of whole and part, and f = whole.count / rest.count, the rest's mean is off by at most
-    ``u * s * f``, and its m2 by ``u * s * f`` times ``sqrt(whole.count * whole.m2) + u * s * f * whole.count``, on
-    top of what whole and part are off themselves. A rest without values has mean and m2 0.
+    of ``abs(mean) + std``, and to ``1e-12 + 2e-16 * abs(mean) / std`` of the variance, since the parts' means are
+    rounded: at an offset of 1e6 deviations these are 2e-10.
+
+    Subtracting loses digits where little remains, by the ratio of the sums of squares, ``whole.m2 / rest.m2``: after
+    one large outlier has gone the rest knows little of its variance. With u = 1e-15, s = abs(mean) + std of whole and
+    part, and f = whole.count / rest.count, the rest's mean is off by at most ``u * s * f``, and its m2 by
+    ``u * s * f`` times ``sqrt(whole.count * whole.m2) + u * s * f * whole.count``, on top of what whole and part are
+    off themselves. A value that is not finite never leaves. A rest without values has mean and m2 0.
 
     Examples
     --------
@@ -61,10 +65,10 @@ class Moments:
     __slots__ = ("count", "m2", "mean")
 
     def __init__(self, count, mean, m2):
-        count = _checked_counts(count)
+        count = merging.checked_counts(count)
         with np.errstate(all="ignore"):  # from a wider dtype; what does not fit is infinite
-            mean = np.array(_core.unmasked(mean, "mean"), dtype=np.float64)
-            m2 = np.array(_core.unmasked(m2, "m2"), dtype=np.float64)
+            mean = np.array(arrays.real(mean, "mean"), dtype=np.float64)
+            m2 = np.array(arrays.real(m2, "m2"), dtype=np.float64)
         if mean.ndim != 1:
             raise ValueError(f"mean must have shape (C,); got {mean.shape}")
         if m2.shape != mean.shape:
@@ -98,7 +102,8 @@ class Moments:
         """
         if not isinstance(other, Moments):
             raise TypeError(f"other must be a Moments; got {type(other).__name__}")
-        self.count, self.mean, self.m2 = merging.merged(self, other)
+        total = self + other
+        self.count, self.mean, self.m2 = total.count, total.mean, total.m2
 
     def update(self, x, axis=1):
         """Add the values of an array, in place.
@@ -126,9 +131,10 @@ class Moments:
 
         Raises
         ------
-        ValueError
-            If count is not more than ddof.
+        TypeError, ValueError
+            If ddof is no integer, or count not more than it.
         """
+        _core.check_integer(ddof, "ddof")
         if np.any(self.count <= ddof):
             raise ValueError(f"count must be more than ddof = {ddof} for a variance; got {np.min(self.count)}")
         return self.m2 / (self.count - ddof)
@@ -144,9 +150,11 @@ class Moments:
 
         Raises
         ------
-        ValueError
-            If a key is missing, or one too many.
+        TypeError, ValueError
+            If values is no dict, if a key is missing, or one too many, and as for `Moments`.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values must be a dict of count, mean and m2; got {type(values).__name__}")
         if set(values) != {"count", "mean", "m2"}:
             raise ValueError(
                 f"values must have the keys count, mean and m2; got {', '.join(map(str, values)) or 'none'}"
@@ -169,9 +177,9 @@ class Moments:
         ImportError
             If safetensors is needed and not installed.
         """
-        arrays = Moments(self.count, self.mean, self.m2).to_dict()
-        count = None if np.ndim(arrays["count"]) else arrays.pop("count")
-        containers.save(path, _FORM, {"channels": arrays["mean"].size, "count": count}, arrays, _of_file)
+        values = Moments(self.count, self.mean, self.m2).to_dict()
+        count = None if np.ndim(values["count"]) else values.pop("count")
+        containers.save(path, _FORM, {"channels": values["mean"].size, "count": count}, values, self._of_file)
 
     @classmethod
     def load(cls, path):
@@ -189,38 +197,17 @@ class Moments:
         ImportError
             If safetensors is needed and not installed.
         """
-        return containers.load(path, _FORM, _of_file)
+        return containers.load(path, _FORM, cls._of_file)
 
-
-def _checked_counts(count):
-    """One number, or one for each channel, as a copy."""
-    if not isinstance(count, (np.ndarray, list, tuple)):
-        return _checked_count(count)
-    counts = _core.real(count, "count")
-    if not counts.ndim:
-        return _checked_count(counts[()])
-    if not (counts >= 0).all() or not (counts <= _MOST).all():
-        raise ValueError(f"count must be finite and >= 0 in every channel; got {counts}")
-    return counts.astype(np.float64 if counts.dtype.kind == "f" else np.int64)
-
-
-def _checked_count(count):
-    if not isinstance(count, numbers.Real) or isinstance(count, bool):
-        raise TypeError(f"count must be a number; got {type(count).__name__}")
-    count = int(count) if isinstance(count, numbers.Integral) else float(count)
-    if not 0 <= count <= _MOST:
-        raise ValueError(f"count must be finite and >= 0; got {count}")
-    return count
-
-
-def _of_file(meta, file):
-    """One count for all channels stands in the text, be it an int or a float, and others in an array."""
-    names, shape = ["mean", "m2"], (_core.check_size(meta["channels"], "channels"),)
-    if meta["count"] is None:
-        names.append("count")
-    containers.check_names(file, names)
-    arrays = {name: file.array(name, shape, np.dtype(np.float64)) for name in names}
-    return Moments.from_dict({"count": meta["count"], **arrays})
+    @classmethod
+    def _of_file(cls, meta, file):
+        """One count for all channels stands in the text, be it an int or a float, and others in an array."""
+        names, shape = ["mean", "m2"], (_core.check_size(meta["channels"], "channels"),)
+        if meta["count"] is None:
+            names.append("count")
+        containers.check_names(file, names)
+        values = {name: file.array(name, shape, np.dtype(np.float64)) for name in names}
+        return cls.from_dict({"count": meta["count"], **values})
 
 
 def moments(x, *, axis=1, mask=None, sample_weight=None, num_threads=None):
