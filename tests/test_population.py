@@ -67,6 +67,7 @@ def test_modes(mode, sizes, convention):
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.sampled_from(MODES), st.integers(0, 99))
 @settings(deadline=None, max_examples=100)
 def test_any_number_of_batches_of_any_sizes(sizes, mode, seed):
+    """Planes have 6 values; without them a batch of one value is refused, as in training."""
     layer, batches = cbn.BatchNorm(2, dtype=np.float64), made(sizes, 2, seed)
     cbn.recompute_statistics(layer, batches, mode=mode)
     mean, var = expected(batches, mode)
@@ -99,9 +100,10 @@ def test_what_was_set_converts_exactly(mode, sizes):
         layer(made(seed=3)[0])
         cbn.recompute_statistics(layer, made(sizes), mode=mode)
     if mode == "update_bn" and sizes == UNEVEN:
-        assert layers[0].count is None
-        with pytest.raises(ValueError, match="count must be given"):
-            cbn.convert(layers[0], "keras")
+        for layer, other in zip(layers, ("keras", "torch"), strict=True):
+            assert layer.count is None
+            with pytest.raises(ValueError, match="count must be given"):
+                cbn.convert(layer, other)
         return
     converted = cbn.convert(layers[0], "keras")
     np.testing.assert_allclose(converted.running_var, layers[1].running_var, rtol=1e-14)
@@ -112,7 +114,7 @@ def test_what_was_set_converts_exactly(mode, sizes):
 
 
 def network(layers):
-    """Two linear maps, each normalized; the second layer twice, in two dtypes if need be."""
+    """Two linear maps, each normalized, by the second layer twice."""
     rng = np.random.default_rng(5)
     first, second = rng.normal(size=(3, 4)), rng.normal(size=(4, 4))
 
@@ -295,6 +297,24 @@ def test_batches_of_one_value(mode, var):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_last_batch_of_one_value(mode):
+    """Of 65 samples in batches of 64: refused, but for the ways out that the docstring names."""
+    x = np.random.default_rng(0).normal(size=(65, 4))
+    layer, batches = cbn.BatchNorm(4, dtype=np.float64), [x[:64], x[64:]]
+    before = snapshot(layer)
+    with pytest.raises(
+        ValueError, match=r"Expected more than 1 value per channel when training, got input size \(1, 4"
+    ):
+        cbn.recompute_statistics(layer, batches, mode=mode)
+    assert_untouched(layer, before)
+    cbn.recompute_statistics(layer, [x[:33], x[33:]], mode=mode)
+    layer.one_value = "zero_var"
+    cbn.recompute_statistics(layer, batches, mode=mode)
+    if mode == "pooled":
+        np.testing.assert_allclose(layer.running_var, x.var(axis=0, ddof=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_weights_that_sum_to_less_than_one(mode):
     """They have no unbiased variance, unless they are pooled with others."""
     layer = cbn.BatchNorm(4, dtype=np.float64)
@@ -341,6 +361,26 @@ def test_an_error_changes_nothing(error, where):
     layers[0].backward(made()[1])
     layers[0](made()[0])
     assert layers[0].num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize(("change", "now"), [("eval", "in evaluation mode"), ("freeze", "frozen")])
+def test_a_layer_that_forward_switches_is_not_left_out(change, now, number):
+    layers = [cbn.BatchNorm(4), cbn.BatchNorm(4)]
+    before, calls = [snapshot(layer) for layer in layers], []
+
+    def forward(x):
+        for layer in layers:
+            layer(x)
+        if len(calls) == number:
+            layers[1].eval() if change == "eval" else setattr(layers[1], "frozen", True)
+        calls.append(x)
+
+    with pytest.raises(RuntimeError, match=rf"layers\[1\] must stay in training mode, not frozen, .* got it {now}"):
+        cbn.recompute_statistics(layers, made(), forward)
+    assert len(calls) == number + 1
+    for layer, one in zip(layers, before, strict=True):
+        assert_untouched(layer, one)
 
 
 GOOD = cbn.BatchNorm(4)
@@ -425,13 +465,18 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("library", ["tqdm", None])
-@pytest.mark.parametrize("sized", [True, False])
-def test_progress_on_a_terminal(monkeypatch, library, sized):
-    if library:
-        pytest.importorskip(library)
+@pytest.fixture(params=["tqdm", None])
+def library(request, monkeypatch):
+    """With tqdm or without."""
+    if request.param:
+        pytest.importorskip(request.param)
     else:
         monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    return request.param
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_progress_on_a_terminal(monkeypatch, library, sized):
     monkeypatch.setattr(sys, "stderr", Terminal())
     batches = made()
     cbn.recompute_statistics(
@@ -441,6 +486,25 @@ def test_progress_on_a_terminal(monkeypatch, library, sized):
     assert "statistics: " in text and (text.endswith("\r\033[K") or text.endswith("\r"))
     assert ("/4" in text or "batch 3 of 4" in text) if sized else "of" not in text
     assert library or "batch 3" in text
+
+
+class Unsized:
+    """A loader whose length is no concern of ours."""
+
+    def __len__(self):
+        raise NotImplementedError
+
+    def __iter__(self):
+        return iter(made())
+
+
+def test_a_length_that_raises(monkeypatch, library):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    layer = cbn.BatchNorm(4)
+    cbn.recompute_statistics(layer, Unsized())
+    assert layer.num_batches_tracked == 4
+    text = sys.stderr.getvalue()
+    assert "statistics: " in text and "/4" not in text and "of 4" not in text
 
 
 @pytest.mark.parametrize("wanted", [True, False])

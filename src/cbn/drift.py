@@ -64,7 +64,7 @@ class Drift:
 
     def to_dict(self):
         """Return all of it as lists and numbers, which JSON can hold; None for what is not finite."""
-        from .files import plain  # with zipfile it is a quarter of the time of importing cbn
+        from .files import plain  # which imports zipfile: see `containers`
 
         names = ("mean_shift", "variance_ratio", "outstanding", "order", "count", "samples", "shift_limit")
         values = {name: np.asarray(getattr(self, name)).tolist() for name in names}

@@ -49,7 +49,7 @@ class Population:
             self._average = (1 - share) * self._average + share * np.stack([batch.mean, spread])
 
     def result(self):
-        """Return mean, variance, and the count n whose ``n / (n - 1)`` makes it unbiased: None if no number does."""
+        """Return mean, variance, and the count n whose ``n / (n - 1)`` makes it unbiased: NaN if no number does."""
         count, unbiased = self._values, self.variance == "unbiased"
         if self.mode == "pooled":
             return self._whole.mean, _variance(count, self._whole.m2, unbiased), count
@@ -60,9 +60,7 @@ class Population:
                 var = np.maximum(np.square(var) - self.eps, 0)
             elif self.mode == "paper":
                 var = _variance(count, count * var, unbiased)
-            elif unbiased:
-                count = None if self._equal != self._equal else self._equal
-        return mean, var, count
+        return mean, var, count if self.mode == "paper" else self._equal
 
 
 def _variance(count, m2, unbiased):
@@ -96,7 +94,9 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
     ------
     TypeError, ValueError, RuntimeError
         For wrong arguments, a frozen layer or one without running statistics, no batch, or a layer that was not called
-        with values; for what a layer's `nonfinite` refuses; and whatever forward raises. No layer has been changed.
+        with values, or that forward froze or took out of training mode; for a batch of one value per channel, such as
+        the last of 65 samples in batches of 64 (merge it with another, or let the layer's `one_value` be "zero_var");
+        for what a layer's `nonfinite` refuses; and whatever forward raises. No layer has been changed.
 
     Notes
     -----
@@ -108,8 +108,9 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
     Masks, sample weights and `nonfinite` are heeded. Every call of a layer, and every ghost batch, is a batch. The
     variance that is set is of the convention's kind: with "biased", m / (m - 1) is left out (and "update_bn" is
     "paper"); with "deviation", and in renorm layers, "paper" and "update_bn" average deviations. The pooled moments
-    are those of all data at once to 1e-12, before they are rounded to the layer's dtype. `num_batches_tracked` becomes
-    the number of batches; `count`, by which `convert` goes, that of all values in mode "pooled", m in mode "paper".
+    are as exact as merged `Moments`, before they are rounded to the layer's dtype. `num_batches_tracked` becomes the
+    number of batches; `count`, by which `convert` goes, that of all values in mode "pooled", m in mode "paper", and in
+    mode "update_bn" that of each batch: None if they differ, since no factor then makes one kind of variance the other.
     renorm_mean and renorm_std are set likewise. With momentum None, training goes on averaging from there.
 
     Ioffe & Szegedy 2015, Algorithm 2; Wu & Johnson 2021, "Rethinking Batch in BatchNorm", for "pooled".
@@ -143,6 +144,7 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
         for batch in stack.enter_context(followed(batches, "statistics", progress)):
             run(batch)
             number += 1
+            _check_still_collecting(named)
     if not number:
         raise ValueError("batches must hold one batch or more; got none (a generator gives its batches only once)")
     for layer, name in named.items():
@@ -204,12 +206,20 @@ def _collecting(layer, collect):
         layer.__dict__.update(before, _collect=None)
 
 
+def _check_still_collecting(named):
+    """What a layer sees from now on would be missing."""
+    for layer, name in named.items():
+        if not layer.training or layer.frozen:
+            now = "frozen" if layer.frozen else "in evaluation mode"
+            raise RuntimeError(f"{name} must stay in training mode, not frozen, while forward runs; got it {now}")
+
+
 def _set(populations):
     """All layers, in one piece."""
     targets, values = [], []
     for layer, population in populations.items():
         mean, var, count = population.result()
-        history = (np.nan if count is None or layer.renorm else count, 0)
+        history = (np.nan if layer.renorm else count, 0)
         pairs = [(layer.running_mean, mean), (layer.running_var, var), (layer._history, history)]
         pairs += [(layer.num_batches_tracked, population.batches)]
         with np.errstate(all="ignore"):

@@ -34,11 +34,14 @@ def followed(batches, text, wanted):
     if not wanted or sys.stderr is None or not sys.stderr.isatty():
         yield batches
         return
-    total = operator.length_hint(batches)
+    try:
+        total = operator.length_hint(batches)
+    except Exception:  # of a loader that knows no length, whatever it raises
+        total = 0
     if importlib.util.find_spec("tqdm") is not None:
         from tqdm import tqdm
 
-        with tqdm(batches, text, total or None, leave=False) as bar:
+        with tqdm(iter(batches), text, total or None, leave=False) as bar:  # which would ask for the length again
             yield bar
         return
     progress = Progress()
