@@ -91,6 +91,45 @@ def test_noise_does_not_stand_out(samples, correlated):
         assert layer.drift(3 * x + 10, max_shift=0, max_ratio=1).outstanding.size == channels
 
 
+KURTOSIS = {"exponential": 9, "laplace": 6}
+
+
+@pytest.mark.parametrize("name", KURTOSIS)
+@pytest.mark.parametrize("n", [16, 32, 128])
+def test_other_than_normal_values(n, name):
+    """Channels without a drift seldom stand out with the number of samples that the docstring gives for such values."""
+    channels, rng = 20_000, np.random.default_rng(0)
+    x, var = getattr(rng, name)(size=(n, channels)), {"exponential": 1, "laplace": 2}[name]
+    layer = cbn.BatchNorm(channels, dtype=np.float64)
+    layer.running_mean[...], layer.running_var[...] = name == "exponential", var
+    samples = n * 2 / (KURTOSIS[name] - 1)
+    assert layer.drift(x, samples=samples).outstanding.size <= 1e-3 * channels
+    if n <= 32:  # and often without it
+        assert 5e-3 * channels <= layer.drift(x).outstanding.size <= 4e-2 * channels
+    assert layer.drift(9 * x + 9 + 36 / np.sqrt(samples), samples=samples).outstanding.size == channels
+
+
+def test_only_means_or_only_variances():
+    layer, x = trained(normal(5000, 3)), normal(500, 3, seed=1) * [1, 9, 1] + [9, 0, 0]
+    assert layer.drift(x).outstanding.tolist() == [0, 1]
+    assert layer.drift(x, max_ratio=np.inf).outstanding.tolist() == [0]
+    drift = layer.drift(x, max_shift=np.inf)
+    assert drift.outstanding.tolist() == [1] and drift.order.tolist()[0] == 1
+    assert str(drift).splitlines()[-1].split()[:2] == ["limits", "inf"]
+    x[0, 2] = np.nan
+    assert layer.drift(x, max_shift=np.inf, max_ratio=np.inf).outstanding.tolist() == [2]
+
+
+def test_images_of_bytes():
+    """As in evaluation."""
+    x = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), np.uint8)
+    layer = trained(x.astype(float))
+    drift, wide = layer.drift(x), layer.drift(x.astype(float))
+    np.testing.assert_allclose(drift.mean_shift, wide.mean_shift, atol=1e-12)
+    np.testing.assert_allclose(drift.variance_ratio, wide.variance_ratio, rtol=1e-12)
+    assert (drift.count, drift.samples) == (320, 20)
+
+
 def test_one_image_says_nothing_of_the_variance():
     drift = cbn.BatchNorm(2).drift(normal(1, 2, 9, 9) * [[[9]], [[1]]])
     assert drift.ratio_limits == (0, np.inf) and drift.shift_limit == 4 and drift.outstanding.size == 0
@@ -164,31 +203,40 @@ def test_what_is_not_finite_stands_out(bad):
             RuntimeError,
             "drift must be called on a lay",
         ),
-        (cbn.BatchNorm(3), np.ones((1, 3)), {}, ValueError, "x must have more than 1 value per channel; got 1"),
-        (cbn.BatchNorm(3), np.ones((0, 3)), {}, ValueError, "x must have more than 1 value per channel; got 0"),
+        (cbn.BatchNorm(3), np.ones((1, 3)), {}, ValueError, "x must have 2 values or more per channel, .*; got 1"),
+        (cbn.BatchNorm(3), np.ones((0, 3)), {}, ValueError, "x must have 2 values or more per channel, .*; got 0"),
         (cbn.BatchNorm(3), np.ones((4, 2)), {}, ValueError, "x must have 3 channels"),
         (cbn.BatchNorm2d(3), np.ones((4, 3)), {}, ValueError, r"expected 4D input \(got 2D input\)"),
         (cbn.BatchNorm(3), np.ones((4, 3), int), {}, TypeError, "x must"),
         (cbn.BatchNorm(3), "x", {}, TypeError, "x must"),
         (cbn.BatchNorm(3), np.ones((4, 3)), {"mask": np.ones(4)}, TypeError, "mask must"),
-        (cbn.BatchNorm(3), np.ones((4, 3)), {"mask": np.zeros(4, bool)}, ValueError, "more than 1 value per channel"),
-        (cbn.BatchNorm(3), np.ones((4, 3)), {"max_shift": -1}, ValueError, "max_shift must be finite and >= 0; got -1"),
+        (cbn.BatchNorm(3), np.ones((4, 3)), {"mask": np.zeros(4, bool)}, ValueError, "x must have 2 values or more"),
+        (cbn.BatchNorm(3), np.ones((4, 3)), {"max_shift": -1}, ValueError, "max_shift must be from 0 to inf; got -1"),
         (cbn.BatchNorm(3), np.ones((4, 3)), {"max_shift": "1"}, TypeError, "max_shift must be a number; got str"),
         (
             cbn.BatchNorm(3),
             np.ones((4, 3)),
             {"max_ratio": 0.5},
             ValueError,
-            "max_ratio must be finite and >= 1; got 0.5",
+            "max_ratio must be from 1 to inf; got 0.5",
         ),
-        (cbn.BatchNorm(3), np.ones((4, 3)), {"samples": 0}, ValueError, "samples must be finite and >= 1; got 0"),
+        (cbn.BatchNorm(3), np.ones((4, 3)), {"samples": 0}, ValueError, "samples must be from 1 to 4; got 0"),
         (
             cbn.BatchNorm(3),
             np.ones((4, 3)),
             {"samples": np.nan},
             ValueError,
-            "samples must be finite and >= 1; got nan",
+            "samples must be from 1 to 4; got nan",
         ),
+        (cbn.BatchNorm(3), np.ones((4, 3)), {"samples": 5}, ValueError, "samples must be from 1 to 4; got 5"),
+        (
+            cbn.BatchNorm(3),
+            np.ones((4, 3)),
+            {"sample_weight": np.full(4, 0.255)},
+            ValueError,
+            "x must have 2 values or more per channel, or weights that sum to that; got 1.02",
+        ),
+        (cbn.BatchNorm(3), np.ma.ones((4, 3), np.uint8), {}, TypeError, "x must be an array without a mask"),
         (cbn.BatchNorm(3), cbn.moments(np.ones((4, 2))), {}, ValueError, "x must have 3 channels; got 2"),
         (
             cbn.BatchNorm(3),
@@ -202,7 +250,7 @@ def test_what_is_not_finite_stands_out(bad):
             cbn.Moments(1, *np.ones((2, 3))),
             {},
             ValueError,
-            "x must have more than 1 value per channel",
+            "x must have 2 values or more per channel",
         ),
         (
             cbn.BatchNorm(1),
@@ -253,22 +301,83 @@ def test_the_dict_and_copies():
     assert str(pickle.loads(pickle.dumps(drift))) == str(drift)
 
 
-def test_the_plot(tmp_path):
+def test_the_table_is_aligned():
+    """Also with limits that have many digits."""
+    lines = str(shifted(3, {1: 9.0})).splitlines(), str(trained(normal(9, 3)).drift(normal(9, 3), max_ratio=123456.0))
+    assert (
+        len({len(line.removesuffix("  stands out")) for text in (lines[0], lines[1].splitlines()) for line in text[1:]})
+        == 1
+    )
+
+
+@pytest.fixture
+def axes():
     pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
+
+
+def drawn(axes):
+    """{label: points} of a plot, whose legend names them all."""
+    found = {points.get_label(): points.get_offsets().tolist() for points in axes.collections}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(found)
+    return found
+
+
+def test_the_plot(tmp_path, axes):
     layer, x = cbn.BatchNorm(4), normal(50, 4) + np.array([0, 3, 0, 0])
     x[0, 3] = np.nan
     drift = layer.drift(x)
     for suffix in ("png", "svg"):
-        axes = drift.plot(tmp_path / f"drift.{suffix}")
+        own = drift.plot(tmp_path / f"drift.{suffix}")
         assert (tmp_path / f"drift.{suffix}").stat().st_size > 1000
-    assert [text.get_text() for text in axes.texts] == ["1"]
-    assert axes.get_title() == "2 of 4 channels stand out; not drawn: 3"
-    from matplotlib.figure import Figure
-
-    given = Figure().subplots()
-    assert drift.plot(given) is given and len(given.collections) == 2
+    assert [text.get_text() for text in own.texts] == ["1"]
+    assert own.get_title() == "2 of 4 channels stand out; not drawn: 3"
+    assert drift.plot(axes) is axes
+    points = drawn(axes)
+    assert sorted(points) == ["stand out", "within the limits"]
+    np.testing.assert_allclose(points["stand out"], [[drift.mean_shift[1], drift.variance_ratio[1]]], rtol=1e-12)
+    assert len(points["within the limits"]) == 2
     with pytest.raises(TypeError, match="target must be a path or matplotlib Axes; got int"):
         drift.plot(1)
+
+
+def test_the_plot_shows_what_is_zero_or_infinite(axes):
+    """A dead channel, one that was constant, and a shift that only eps hides, at the edge; finite ones inside."""
+    layer = cbn.BatchNorm(5, dtype=np.float64)
+    layer.running_var[[1, 2]], layer.running_mean[2] = 0, 1e-4
+    x = normal(50, 5)
+    x[:, 0], x[:, 2], x[:, 3] = 0, 0, x[:, 3] + 1000
+    drift = layer.drift(x)
+    assert sorted(drift.outstanding) == [0, 1, 3] and drift.mean_shift[2] == -np.inf
+    drift.plot(axes)
+    points, (left, right), (low, high) = drawn(axes), axes.get_xlim(), axes.get_ylim()
+    assert left < -1000 and right > 1000 and axes.get_xscale() == "symlog"
+    np.testing.assert_allclose(points["within the limits, off the scale"], [[left, 1]], rtol=1e-12)
+    (zero, least), (_, most) = sorted(points["stand out, off the scale"], key=lambda point: point[1])
+    np.testing.assert_allclose([zero, least, most], [0, low, high], rtol=1e-12)
+    assert len(points["stand out"]) == len(points["within the limits"]) == 1
+    assert sorted(text.get_text() for text in axes.texts) == ["0", "1", "3"]
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shift": np.inf}, {"max_ratio": np.inf}, {"samples": 1}], ids=str)
+def test_the_plot_has_ticks_on_both_sides(axes, options):
+    """Whatever the limits are, and where nothing stands out; the legend names only what is there."""
+    layer = cbn.BatchNorm(3)
+    drift = layer.drift(normal(500, 3), **options)
+    drift.plot(axes)
+    assert list(drawn(axes)) == ["within the limits"]
+    for ticks, (low, high), middle in (
+        (axes.get_xticks(), axes.get_xlim(), 0),
+        (axes.get_yticks(), axes.get_ylim(), 1),
+    ):
+        assert sum((low < ticks) & (ticks < middle)) and sum((middle < ticks) & (ticks < high))
+
+
+def test_the_plot_of_no_channels(axes):
+    cbn.BatchNorm(0).drift(np.ones((4, 0))).plot(axes)
+    assert axes.get_title() == "0 of 0 channels stand out" and axes.get_legend() is None
 
 
 def test_the_plot_needs_matplotlib(monkeypatch, tmp_path):

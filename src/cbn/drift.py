@@ -16,6 +16,7 @@ __all__ = ["Drift", "drift_of"]
 _ERRORS = 4  # standard errors that sampling noise is granted: normal values leave 1 channel in 16000 beyond
 _SHOWN = 10  # channels at most, in the table and with labels in the plot
 _TINY = 1e-300  # for 0 where a logarithm is taken
+_FAR = 1e9  # the mean shift, and the ratio or its inverse, beyond which the plot shows a point at the edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,13 @@ class Drift:
         low, high = self.ratio_limits
         given = f"{self.count:g} values per channel, from {self.samples:g} samples"
         lines = [f"{found} of {channels} channels stand out ({given})"]
-        lines += [f"{'channel':>8}{'mean shift':>12}{'variance ratio':>16}"]
+        lines += [f"{'channel':>8}{'mean shift':>12}{'variance ratio':>20}"]
         for channel in self.order[: min(max(found, 3), _SHOWN)]:
             mark = "  stands out" if channel in self.outstanding else ""
-            lines += [f"{channel:8}{self.mean_shift[channel]:12.3g}{self.variance_ratio[channel]:16.3g}{mark}"]
+            lines += [f"{channel:8}{self.mean_shift[channel]:12.3g}{self.variance_ratio[channel]:20.3g}{mark}"]
         if found > _SHOWN:
             lines += [f"     and {found - _SHOWN} more that stand out"]
-        return "\n".join([*lines, f"{'limits':>8}{self.shift_limit:12.3g}{f'{low:.2g} to {high:.3g}':>16}"])
+        return "\n".join([*lines, f"{'limits':>8}{self.shift_limit:12.3g}{f'{low:.2g} to {high:.3g}':>20}"])
 
     def to_dict(self):
         """Return all of it as lists and numbers, which JSON can hold; None for what is not finite."""
@@ -72,6 +73,9 @@ class Drift:
 
     def plot(self, target):
         """Draw the variance ratio over the mean shift, a point for each channel; the worst that stand out have numbers.
+
+        What is 0 or infinite, or beyond a factor of 1e9, is a cross at the edge. NaN is not drawn, and the title says
+        so.
 
         Parameters
         ----------
@@ -97,30 +101,53 @@ class Drift:
         return axes
 
     def _draw(self, axes):
-        x, y = self.mean_shift, self.variance_ratio
-        drawn = np.isfinite(x) & np.isfinite(y) & (y > 0)
+        shift_limit = self.shift_limit if np.isfinite(self.shift_limit) else 1.0
+        with np.errstate(divide="ignore"):
+            ratios, bounds = np.log2(self.variance_ratio), np.abs(np.log2(self.ratio_limits))
+        x, far_x, x_edge = _placed(self.mean_shift, _FAR, [shift_limit])
+        y, far_y, y_edge = _placed(ratios, math.log2(_FAR), [2.0, *bounds[bounds < 10]])
+        y, drawn, far = np.exp2(y), ~np.isnan(x + y), far_x | far_y
         outside = np.isin(np.arange(x.size), self.outstanding)
-        for some, color, label in ((~outside, "tab:blue", "within the limits"), (outside, "tab:red", "stand out")):
-            axes.scatter(x[drawn & some], y[drawn & some], s=16, color=color, alpha=0.7, label=label)
-        limits = {"color": "gray", "linestyle": "--", "linewidth": 0.8}
-        for limit in (-self.shift_limit, self.shift_limit):
-            axes.axvline(limit, **limits)
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
-        for limit in self.ratio_limits:
-            if 1e-3 < limit < 1e3:
-                axes.axhline(limit, **limits)
+        for kind, color, label in ((~outside, "tab:blue", "within the limits"), (outside, "tab:red", "stand out")):
+            for some, marker, size, where in ((kind & ~far, "o", 16, ""), (kind & far, "X", 30, ", off the scale")):
+                if (drawn & some).any():
+                    style = {"s": size, "color": color, "marker": marker, "alpha": 0.7, "clip_on": False}
+                    axes.scatter(x[drawn & some], y[drawn & some], **style, label=label + where)
+        for draw, limits in ((axes.axvline, (-self.shift_limit, self.shift_limit)), (axes.axhline, self.ratio_limits)):
+            for limit in limits:
+                draw(limit, color="gray", linestyle="--", linewidth=0.8)
         for channel in self.outstanding[:_SHOWN]:
             if drawn[channel]:
                 offset = {"xytext": (4, 3), "textcoords": "offset points"}
                 axes.annotate(str(channel), (x[channel], y[channel]), **offset, fontsize=8)
-        missing = [str(channel) for channel in self.outstanding if not drawn[channel]]
+        _scale(axes, shift_limit, x_edge, y_edge)
+        missing = [str(channel) for channel in np.flatnonzero(~drawn)]
         note = f"; not drawn: {', '.join(missing[:_SHOWN])}{' ...' * (len(missing) > _SHOWN)}" if missing else ""
         axes.set_title(f"{self.outstanding.size} of {x.size} channels stand out{note}")
-        axes.set_xlabel("mean shift / standard deviations")
-        axes.set_ylabel("variance ratio")
-        axes.legend()
+        if drawn.any():
+            axes.legend()
         return axes
+
+
+def _placed(values, most, others):
+    """Where to draw values, far ones at the edge; which are far; and that edge, which leaves room for others, too."""
+    far = np.abs(values) > most
+    edge = 1.3 * max([*others, *np.abs(values[np.abs(values) <= most])])
+    return np.clip(values, -edge, edge), far, edge
+
+
+def _scale(axes, shift_limit, x_edge, y_edge):
+    """No shift and a ratio of 1 are in the middle."""
+    axes.set_xscale("symlog", linthresh=shift_limit)
+    axes.set_xlim(-x_edge, x_edge)
+    decades = int(np.log10(x_edge / shift_limit))
+    ticks = shift_limit * 10.0 ** np.arange(0, decades + 1, decades // 4 + 1)
+    axes.set_xticks([*-ticks[::-1], 0, *ticks])
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(2**-y_edge, 2**y_edge)
+    for axis, label in ((axes.xaxis, "mean shift / standard deviations"), (axes.yaxis, "variance ratio")):
+        axis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        axis.set_label_text(label)
 
 
 def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
@@ -130,9 +157,10 @@ def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
     max_shift = _number("max_shift", max_shift, 0)
     max_ratio = _number("max_ratio", max_ratio, 1)
     moments, independent = _moments_of(layer, x, mask, sample_weight)
-    if moments.count <= 1:
-        raise ValueError(f"x must have more than 1 value per channel; got {moments.count}")
-    samples = min(independent, moments.count) if samples is None else _number("samples", samples, 1)
+    count = moments.count
+    if not count >= 2:  # weights that sum to little more than 1 would make their unbiased variance any number
+        raise ValueError(f"x must have 2 values or more per channel, or weights that sum to that; got {count}")
+    samples = min(independent, count) if samples is None else _number("samples", samples, 1, count)
     with layer._lock:
         running_mean, running_var = (a.astype(np.float64) for a in (layer.running_mean, layer.running_var))
     _core.check_not_negative(running_var, "running_var")
@@ -143,8 +171,9 @@ def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
     limits = min(low, 1 / max_ratio), max(high, max_ratio)
     # judged by the deviation that the layer divides by, which includes eps: a channel that hardly varies is no alarm
     excess = _excess(
-        _quotient(step, np.sqrt(_divided_by(layer, running_var)), 0.0) / shift_limit,
+        _quotient(step, np.sqrt(_divided_by(layer, running_var)), 0.0),
         _quotient(_divided_by(layer, var), _divided_by(layer, running_var), 1.0),
+        shift_limit,
         limits,
     )
     order = np.argsort(-excess, kind="stable")
@@ -153,18 +182,18 @@ def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
         variance_ratio=_quotient(var, running_var, 1.0),
         outstanding=order[excess[order] > 1],
         order=order,
-        count=moments.count,
+        count=count,
         samples=samples,
         shift_limit=shift_limit,
         ratio_limits=limits,
     )
 
 
-def _number(name, value, least):
+def _number(name, value, least, most=math.inf):
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
-    if not least <= value < math.inf:
-        raise ValueError(f"{name} must be finite and >= {least}; got {value}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}; got {value}")
     return float(value)
 
 
@@ -173,6 +202,9 @@ def _moments_of(layer, x, mask, sample_weight):
     if not isinstance(x, Moments):
         if layer._ranks is not None:
             options.check_rank(layer, x)
+        x = _core.unmasked(x, "x")
+        if x.dtype == np.uint8:  # as in evaluation
+            x = x.astype(np.float32)
         x = _core.laid_out(x, layer.axis, layer.num_features)
         samples = x.shape[1 if layer.axis in (0, -x.ndim) else 0]
         return Moments(*_core.moments(x, layer.axis, None, mask, sample_weight)), samples
@@ -207,9 +239,9 @@ def _quotient(a, b, of_nothing):
         return np.where((a == 0) & (b == 0), of_nothing, a / b)
 
 
-def _excess(shift, ratio, limits):
+def _excess(shift, ratio, shift_limit, limits):
     """How far beyond the limits a channel is: within up to 1; infinite if something is not finite."""
     with np.errstate(all="ignore"):
         log, (low, high) = np.log(np.maximum(ratio, _TINY)), np.log(np.maximum(limits, _TINY))
-        excess = np.maximum(np.abs(shift), np.where(log < 0, log / low, log / high))
+        excess = np.maximum(np.abs(shift) / shift_limit, np.where(log < 0, log / low, log / high))
     return np.where(np.isfinite(shift) & np.isfinite(ratio), excess, np.inf)

@@ -151,23 +151,23 @@ class State:
 
         Parameters
         ----------
-        x : array_like, with num_features channels on `axis`, or Moments
-            What the layer is given where it serves, of more than 1 value per channel; or the `moments` of many such.
+        x : array_like, also uint8, with num_features channels on `axis`, or Moments
+            What the layer is given where it serves, of 2 values per channel or more; or the `moments` of many such.
         mask, sample_weight
             Which positions count, and how often, as in `batch_norm`.
-        samples : float >= 1, optional
+        samples : float from 1 to the count, optional
             How many values of a channel are independent. By default the samples of x, since the values of one image
-            hang together, or the count of Moments.
+            hang together, or the count of Moments. It is meant for normal values: of n with heavier tails take
+            ``n * 2 / (kurtosis - 1)``, or up to 3 % of exponential channels (kurtosis 9) stand out by chance.
         max_shift : float >= 0
-            The mean shift that does not matter, in standard deviations.
+            The mean shift that does not matter, in standard deviations; infinite to watch the variances only.
         max_ratio : float >= 1
-            The ratio of variances, either way, that does not matter.
+            The ratio of variances, either way, that does not matter; infinite to watch the means only.
 
         Returns
         -------
         Drift
-            ``mean_shift``, ``variance_ratio`` and the channels that stand out; it prints as a table, and has `plot`
-            and `to_dict`.
+            Shifts, ratios and the channels that stand out; it prints as a table, and has `plot` and `to_dict`.
 
         Raises
         ------
@@ -192,11 +192,11 @@ class State:
         >>> cbn.recompute_statistics(layer, [rng.normal(0, 1, (1000, 3))])
         >>> print(layer.drift(rng.normal([0, 0, 2], [1, 2, 1], (500, 3))))
         2 of 3 channels stand out (500 values per channel, from 500 samples)
-         channel  mean shift  variance ratio
-               2        2.05           0.913  stands out
-               1     -0.0263            4.33  stands out
-               0       0.144             1.1
-          limits         0.5        0.5 to 2
+         channel  mean shift      variance ratio
+               2        2.05               0.913  stands out
+               1     -0.0263                4.33  stands out
+               0       0.144                 1.1
+          limits         0.5            0.5 to 2
         """
         return drift.drift_of(self, x, mask, sample_weight, samples, max_shift, max_ratio)
 
