@@ -277,7 +277,8 @@ def bad_input():
     yield "texts", {}, [["a", "b", "c"]], {}, TypeError, f"{kind} <U1"
     yield "masked", {}, np.ma.masked_array(x), {}, TypeError, "x must be an array without a mask"
     yield "negative", {}, x, {"sample_weight": [1, 1, -1, 1, 1]}, ValueError, "sample_weight must be 0 or lie between"
-    yield "number", {}, x, {"sample_weight": np.ones(3)}, ValueError, r"sample_weight must have shape \(5,\)"
+    shape = r"sample_weight must have shape \(5,\), one per sample; got \(3,\)"
+    yield "number", {}, x, {"sample_weight": np.ones(3)}, ValueError, shape
     yield "nan weight", {}, x, {"sample_weight": np.full(5, np.nan)}, ValueError, "sample_weight must be 0 or lie"
     yield "text", {}, x, {"sample_weight": "abcde"}, TypeError, "sample_weight must be an array of real numbers"
 

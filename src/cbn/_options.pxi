@@ -49,7 +49,8 @@ cpdef object checked_sample_weight(object sample_weight, object shape):
     given = value.shape
     if value.ndim == 1 and shape:  # one per sample, where broadcasting would take the last axis
         if value.size != shape[0]:
-            raise ValueError(f"sample_weight must have shape {shape[:1]}, one per sample, or {shape}; got {given}")
+            positions = f", or {shape}" if len(shape) > 1 else ""
+            raise ValueError(f"sample_weight must have shape {shape[:1]}, one per sample{positions}; got {given}")
         value = value.reshape(-1, *[1] * (len(shape) - 1))
     return broadcast(value, shape, "sample_weight", given)
 
