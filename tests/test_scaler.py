@@ -25,6 +25,17 @@ def test_the_same_transformation(options, dtype):
     np.testing.assert_allclose(y, scaler.transform(x.astype(float)), rtol=8 * eps, atol=8 * eps)
 
 
+def test_options_changed_after_the_fit():
+    x = samples()
+    for changed in ({"with_mean": False}, {"with_std": False}, {"with_mean": False, "with_std": False}):
+        scaler = StandardScaler().fit(x).set_params(**changed)
+        np.testing.assert_allclose(interop.from_scaler(scaler)(x), scaler.transform(x), rtol=1e-14, atol=1e-14)
+    scaler = StandardScaler(with_mean=False, with_std=False).fit(x)
+    for changed in ("with_mean", "with_std"):  # transform fails, too
+        with pytest.raises(TypeError, match="scaler must be fitted with the options that it has now; got Standard"):
+            interop.from_scaler(scaler.set_params(**{"with_mean": False, "with_std": False, changed: True}))
+
+
 def test_there_and_back():
     scaler = StandardScaler().fit(samples())
     back = interop.to_scaler(interop.from_scaler(scaler))

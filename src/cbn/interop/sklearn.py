@@ -43,7 +43,7 @@ def from_scaler(scaler):
     Raises
     ------
     TypeError
-        If it is no fitted StandardScaler.
+        If it is no fitted StandardScaler, or one that was switched to what it has not been fitted for.
 
     Notes
     -----
@@ -59,12 +59,15 @@ def from_scaler(scaler):
     (array([[2.]]), array([4.]), 2)
     """
     features = getattr(scaler, "n_features_in_", None)
-    if not all(hasattr(scaler, name) for name in ("mean_", "var_", "scale_", "with_mean")) or features is None:
+    needed = ("mean_", "var_", "scale_", "with_mean", "with_std")
+    if not all(hasattr(scaler, name) for name in needed) or features is None:
         raise TypeError(f"scaler must be a fitted StandardScaler; got {scaler!r}")
     mean = scaler.mean_ if scaler.with_mean else np.zeros(features)
-    scale = np.ones(features) if scaler.scale_ is None else scaler.scale_
-    undivided = np.ones(features, bool) if scaler.var_ is None else scale != np.sqrt(scaler.var_)
-    var = np.where(undivided, np.square(scale), scaler.var_ if scaler.var_ is not None else 1)
+    scale, var = (scaler.scale_, scaler.var_) if scaler.with_std else np.ones((2, features))
+    if mean is None or scale is None:
+        raise TypeError(f"scaler must be fitted with the options that it has now; got {scaler!r}")
+    undivided = (scale != np.sqrt(var)) | (not scaler.with_std)
+    var = np.where(undivided, np.square(scale), var)
     seen = np.unique(getattr(scaler, "n_samples_seen_", ()))  # by features, if some had NaN
     given = {"running_mean": ("mean_", mean), "running_var": ("var_", var), "num_batches_tracked": ("", np.array(1))}
     known = {"count": seen.item() if seen.size == 1 and not undivided.any() else None, "start": 0.0}
