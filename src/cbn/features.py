@@ -1,25 +1,17 @@
 """features: feature normalization, (x - mean) / std per feature over a whole data set that may come in batches."""
 
-from typing import NamedTuple
+import threading
 
 import numpy as np
 
-from . import _core
-from .missing import check_finite, without_nan
-from .statistics import Moments, moments
+from . import _core, missing
+from .scaling import Scaling, in_c_order
+from .statistics import Moments
 
 __all__ = ["FeatureNormalizer"]
 
-# A deviation of so many units of rounding of the mean is rounding itself.
-_ROUNDING = 10 * np.finfo(np.float64).eps
-
-
-class _State(NamedTuple):
-    moments: Moments
-    mean: np.ndarray
-    var: np.ndarray
-    offset: np.ndarray  # is subtracted
-    square: np.ndarray  # the root of it is divided by
+_OF_MOMENTS = "moments must be finite unless nan='propagate'; got {value} in feature {feature}"
+_OF_DATA = "must have a variance that float64 can hold; got a larger one in feature {feature}"
 
 
 class FeatureNormalizer:
@@ -36,7 +28,8 @@ class FeatureNormalizer:
         them NaN, as infinite values do then, which else are refused. Other features are never touched by it. In
         `transform` and `inverse_transform` NaN stays NaN, whatever this is.
     moments : Moments, optional
-        Statistics to start with: saved ones, or the sum of those of several normalizers. Copied.
+        Statistics to start with: saved ones, or the sum of those of several normalizers. Copied. Finite, unless nan
+        is "propagate".
 
     Attributes
     ----------
@@ -55,9 +48,15 @@ class FeatureNormalizer:
     Notes
     -----
     A feature is constant if its deviation is at most 10 * 2**-52 of its mean, as rounding alone can make it, for any
-    number of samples. Fitting reads x once, and features with NaN a second time; statistics are within the bounds of
-    `moments`, and batches add up to the whole within 1e-12. x may be float16, bfloat16, float32 or float64 of any rank
-    >= 2; y has its dtype. The same bits for any number of threads, see `get_num_threads`.
+    number of samples. Deviations below 1e-150 lose digits or count as none, as their squares underflow.
+
+    Fitting reads x once, and features with NaN two more times. Statistics are within the bounds of `moments`. Batches
+    add up to the whole: the mean within 1e-12 of ``abs(mean) + std``, the variance within 1e-12 of it for means of up
+    to 1e3 deviations, and within 1e-9 up to 1e6.
+
+    x may be float16, bfloat16, float32 or float64 of any rank >= 2; y has its dtype. The same bits for any number of
+    threads, see `get_num_threads`. Threads may share a normalizer: no batch is lost, but the order in which they are
+    added may change the last digits.
 
     Examples
     --------
@@ -72,18 +71,18 @@ class FeatureNormalizer:
     (array([[0., 2.]]), array([[3., 7.]]))
     """
 
-    __slots__ = ("_axis", "_nan", "_state", "_with_mean", "_with_std")
+    __slots__ = ("_axis", "_lock", "_nan", "_state", "_with_mean", "_with_std")
+    _name = "x"  # in errors
 
     def __init__(self, *, axis=1, with_mean=True, with_std=True, nan="skip", moments=None):
-        if nan not in ("skip", "raise", "propagate"):
-            raise ValueError(f"nan must be 'skip', 'raise' or 'propagate'; got {nan!r}")
         if moments is not None and not isinstance(moments, Moments):
             raise TypeError(f"moments must be a Moments; got {type(moments).__name__}")
         self._axis = _core.check_integer(axis, "axis")
         self._with_mean = _core.check_flag(with_mean, "with_mean")
         self._with_std = _core.check_flag(with_std, "with_std")
-        self._nan = nan
-        self._state = None if moments is None else self._state_of(_copied(moments))
+        self._nan = missing.check_policy(nan)
+        self._lock = threading.Lock()
+        self._state = None if moments is None else self._state_of(_copied(moments), _OF_MOMENTS)
 
     def __repr__(self):
         options = f"axis={self._axis}, with_mean={self._with_mean}, with_std={self._with_std}, nan={self._nan!r}"
@@ -134,7 +133,9 @@ class FeatureNormalizer:
         >>> cbn.FeatureNormalizer().fit([[1.0], [4.0]], sample_weight=[2, 1]).mean
         array([2.])
         """
-        self._state = self._learned(None, x, sample_weight)
+        state = self._grown(None, self._moments_of(x, sample_weight))
+        with self._lock:
+            self._state = state
         return self
 
     def partial_fit(self, x, *, sample_weight=None):
@@ -161,7 +162,9 @@ class FeatureNormalizer:
         >>> cbn.FeatureNormalizer().partial_fit([[1.0]]).partial_fit([[2.0], [3.0]]).moments
         Moments(count=3, mean=array([2.]), m2=array([2.]))
         """
-        self._state = self._learned(self._state, x, sample_weight)
+        found = self._moments_of(x, sample_weight)
+        with self._lock:
+            self._state = self._grown(self._state, found)
         return self
 
     def transform(self, x, *, out=None):
@@ -188,7 +191,8 @@ class FeatureNormalizer:
         Notes
         -----
         In one pass over memory. ``abs(y - exact) <= 4 * 2**-24 * max(abs(y), 1)`` for float32, also for a mean of 1e6
-        deviations; for float64 with 2**-52, times ``1 + abs(mean) / std``; 16 bits as float32, then rounded once.
+        deviations; for float64 with 2**-52, times ``1 + abs(mean) / scale``; 16 bits as float32, then rounded once.
+        Exact is what follows from `mean` and `scale`, which have bounds of their own.
 
         Examples
         --------
@@ -198,7 +202,7 @@ class FeatureNormalizer:
                [2.]])
         """
         state = _fitted(self._state, "transform")
-        return _applied(*self._checked(state, x), out, state.offset, state.square)
+        return state.applied(*self._checked(state, x), out)
 
     def inverse_transform(self, x, *, out=None):
         """Return what `transform` makes x of: ``x * scale + mean``.
@@ -213,8 +217,8 @@ class FeatureNormalizer:
         Returns
         -------
         ndarray
-            As from `transform`, within ``4 * 2**-24 * max(abs(x * scale), abs(mean), 1)`` for float32 (2**-52 for
-            float64). Exact for a constant feature.
+            As from `transform`, within ``4 * 2**-24 * (abs(x * scale) + abs(mean))`` for float32 (2**-52 for
+            float64). Exact for the values of a constant feature.
 
         Raises
         ------
@@ -222,8 +226,7 @@ class FeatureNormalizer:
             As `transform`.
         """
         state = _fitted(self._state, "inverse_transform")
-        line = np.zeros_like(state.mean), np.ones_like(state.mean), np.sqrt(state.square), state.offset
-        return _applied(*self._checked(state, x), out, *line)
+        return state.undone(*self._checked(state, x), out)
 
     def fit_transform(self, x, *, sample_weight=None, out=None):
         """Return ``fit(x, sample_weight=sample_weight).transform(x, out=out)``.
@@ -237,42 +240,49 @@ class FeatureNormalizer:
         -------
         ndarray
         """
-        state = _fitted(self._learned(None, x, sample_weight), "transform")
-        y = _applied(*self._checked(state, x), out, state.offset, state.square)
-        self._state = state
+        state = _fitted(self._grown(None, self._moments_of(x, sample_weight)), "transform")
+        y = state.applied(*self._checked(state, x), out)
+        with self._lock:
+            self._state = state
         return y
+
+    def __getstate__(self):
+        others, slots = super().__getstate__()
+        return others, {name: value for name, value in slots.items() if name != "_lock"}
+
+    def __setstate__(self, state):
+        for part in filter(None, state):
+            for name, value in part.items():
+                setattr(self, name, value)
+        self._lock = threading.Lock()
 
     def _checked(self, state, x):
         """x and its axis of features, of which there must be as many as in the state, if any."""
-        x = _core.as_array(x, "x")
-        axis = _core.channel_axis(self._axis, x)
-        if state is not None and x.shape[axis] != state.mean.size:
-            raise ValueError(f"x must have {state.mean.size} features on axis {self._axis}; got {x.shape[axis]}")
+        x = _core.as_array(x, self._name)
+        axis = _core.channel_axis(self._axis, x, self._name)
+        self._check_size(state, x.shape[axis])
         return x, axis
 
-    def _learned(self, state, x, sample_weight):
-        """The state after x, once that has been found to be in order."""
-        x, axis = self._checked(state, x)
-        if _is_fortran(x):
-            x, axis = x.T, 1 - axis
-        found = moments(x, axis=axis, sample_weight=sample_weight)
-        if not found.count:
-            return state
-        if self._nan == "skip":
-            found = without_nan(found, x, axis, sample_weight)
-        total = found if state is None else state.moments + found
-        if self._nan != "propagate":
-            check_finite(total, x, axis)
-        return self._state_of(total)
+    def _check_size(self, state, size):
+        if state is not None and size != state.mean.size:
+            raise ValueError(f"{self._name} must have {state.mean.size} features on axis {self._axis}; got {size}")
 
-    def _state_of(self, moments):
-        with np.errstate(all="ignore"):  # a feature without values has NaN
-            mean = np.where(moments.count == 0, np.nan, moments.mean)
-            var = moments.m2 / moments.count
-            constant = np.sqrt(var) <= _ROUNDING * np.abs(mean)
-        offset = mean if self._with_mean else np.where(np.isnan(mean), mean, 0)
-        square = np.where(constant, 1, var) if self._with_std else np.where(np.isnan(var), var, 1)
-        return _State(moments, mean, var, offset, square)
+    def _moments_of(self, x, sample_weight):
+        x, axis = in_c_order(*self._checked(None, x))
+        return missing.moments_of(x, axis, sample_weight, self._nan, self._name)
+
+    def _grown(self, state, found):
+        """The state after values of which these moments were found."""
+        self._check_size(state, found.mean.size)
+        if not np.ndim(found.count) and not found.count:  # no samples, while an array of 0 stands for samples of NaN
+            return state
+        total = found if state is None else state.moments + found
+        return self._state_of(total, f"{self._name} {_OF_DATA}")
+
+    def _state_of(self, total, rule):
+        if self._nan != "propagate":
+            missing.check_finite(total, rule)
+        return Scaling.of(total, self._with_mean, self._with_std)
 
 
 def _copied(moments):
@@ -283,17 +293,3 @@ def _fitted(state, wanted):
     if state is None:
         raise RuntimeError(f"the normalizer must have seen data before {wanted}; got none yet")
     return state
-
-
-def _is_fortran(x):
-    """Whether x (N, C) is better taken as (C, N): without a copy. So the columns of data frames lie in memory."""
-    return x.ndim == 2 and x.flags.f_contiguous and not x.flags.c_contiguous
-
-
-def _applied(x, axis, out, mean, var, weight=None, bias=None):
-    line = (mean, var, weight, bias, 0.0)
-    fits = out is None or (isinstance(out, np.ndarray) and out.shape == x.shape and _is_fortran(out))
-    if not fits or not _is_fortran(x):
-        return _core.inference(x, *line, axis, out, None)
-    y = _core.inference(x.T, *line, 1 - axis, None if out is None else out.T, None)
-    return y.T if out is None else out
