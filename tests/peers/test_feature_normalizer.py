@@ -153,17 +153,46 @@ def test_clones_pickles_and_jobs():
     assert repr(fitted) == "FeatureNormalizer(with_mean=False)"
 
 
-def test_options_changed_later():
-    """They hold at once, as StandardScaler's."""
+@pytest.mark.parametrize(("before", "later"), list(itertools.permutations(OPTIONS, 2)))
+def test_options_changed_later(before, later):
+    """They hold at once, as if they had been those of the fit, also for what is told of it and for `from_scaler`."""
     x = samples()
-    fitted = FeatureNormalizer().fit(x).set_params(with_mean=False)
-    np.testing.assert_allclose(fitted.transform(x), StandardScaler(with_mean=False).fit_transform(x), rtol=1e-12)
+    wanted = StandardScaler(**later).fit(x)
+    fitted = FeatureNormalizer(**before).fit(x)
+    fitted.set_params(**{"with_mean": True, "with_std": True, **later})
+    np.testing.assert_allclose(fitted.transform(x), wanted.transform(x), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(from_scaler(fitted)(x), wanted.transform(x), rtol=1e-10, atol=1e-10)
+    for name in ("mean_", "var_", "scale_"):
+        if getattr(wanted, name) is None:
+            assert getattr(fitted, name) is None
+        else:
+            np.testing.assert_allclose(getattr(fitted, name), getattr(wanted, name), rtol=1e-10)
     with pytest.raises(ValueError, match="nan must be 'skip', 'raise' or 'propagate'; got 'drop'"):
         fitted.set_params(nan="drop").transform(x)
+    with pytest.raises(AttributeError):  # rather than to no effect
+        fitted.mean_ = wanted.mean_
+
+
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+def test_nan_of_the_time_of_another_policy(policy):
+    """The statistics of its feature stay NaN. More data cannot make them right, which is said of them, not of X."""
+    x = samples()
+    holes = np.where(np.arange(4) == 2, np.nan, x)
+    ours = FeatureNormalizer(nan="propagate").fit(holes).set_params(nan=policy)
+    for call in (ours.transform, ours.inverse_transform):
+        np.testing.assert_array_equal(np.isnan(call(x)), np.isnan(holes))
+    before = state(ours)
+    with pytest.raises(ValueError, match="moments must be finite unless nan='propagate'; got nan in feature 2"):
+        ours.partial_fit(x)
+    np.testing.assert_equal(state(ours), before)
+    np.testing.assert_array_equal(ours.fit(x).mean_, FeatureNormalizer().fit(x).mean_)
 
 
 def state(estimator):
-    return {key: np.array(getattr(value, "m2", value)).tolist() for key, value in vars(estimator).items()}
+    values = {**vars(estimator)}
+    if "_moments" in values:
+        values.update(values.pop("_moments").to_dict())
+    return {key: np.array(value).tolist() for key, value in values.items()}
 
 
 @pytest.mark.parametrize("fitted", [False, True])
@@ -176,27 +205,33 @@ def test_errors_change_nothing(fitted):
         ours.fit(x)
     before = state(ours)
     for bad, error, message in (
-        (infinite, ValueError, "x must be finite; got an infinite value in feature 1"),
+        (infinite, ValueError, "X must be finite; got an infinite value in feature 1"),
         (np.ma.masked_array(x, x > 3), TypeError, "X must be an array without a mask"),
         (x[0], ValueError, "Expected 2D array, got 1D array instead"),
         (x[:0], ValueError, "Found array with 0 sample"),
         ([["a", "b"]], ValueError, "could not convert string to float"),
     ):
-        with pytest.raises(error, match=message):
-            ours.fit(bad)
+        for call in (ours.fit, ours.fit_transform):
+            with pytest.raises(error, match=message):
+                call(bad)
     for weights, message in ((np.zeros(60), "must not be zero for every sample"), (np.ones(3), "sample_weight must")):
-        with pytest.raises(ValueError, match=message):
-            ours.fit(x, sample_weight=weights)
+        for call in (ours.fit, ours.fit_transform):
+            with pytest.raises(ValueError, match=message):
+                call(x, sample_weight=weights)
+    with pytest.raises(ValueError, match="X must be finite; got an infinite value in feature 1"):
+        ours.fit_transform(infinite, sample_weight=np.arange(60) % 3)  # which `fit` leaves out
     assert state(ours) == before
     if fitted:
         with pytest.raises(ValueError, match="X has 2 features, but FeatureNormalizer is expecting 4"):
             ours.partial_fit(x[:, :2])
+        with pytest.raises(ValueError, match="X must have 4 features on axis 1; got 2"):
+            ours.inverse_transform(x[:, :2])
         for call in (ours.transform, ours.inverse_transform):
-            with pytest.raises(ValueError, match="Input X contains infinity"):
+            with pytest.raises(ValueError, match="X must be finite; got an infinite value in feature 0"):
                 call(np.full((1, 4), np.inf))
-            with pytest.raises(ValueError, match="Input X contains NaN"):
+            with pytest.raises(ValueError, match="X must have no NaN; got one in feature 3"):
                 ours.set_params(nan="raise")
-                call(np.full((1, 4), np.nan))
+                call(np.where(np.arange(4) == 3, np.nan, x))
             ours.set_params(nan="skip")
         assert state(ours) == before
     else:
@@ -212,6 +247,24 @@ def test_names_and_frames():
     y = ours.transform(frame)
     assert y.columns.tolist() == ours.get_feature_names_out().tolist() == list("abcd")
     np.testing.assert_array_equal(y.to_numpy(), cbn.FeatureNormalizer().fit_transform(frame.to_numpy()))
+    for values in (y, y.to_numpy()):  # without names, which are no fault
+        np.testing.assert_allclose(ours.inverse_transform(values), frame)
+
+
+@pytest.mark.parametrize("policy", ["skip", "raise", "propagate"])
+@pytest.mark.parametrize("missing", [0, 0.2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fit_transform_is_both(weighted, missing, policy):
+    x, weights = samples(missing=missing), np.arange(60.0) if weighted else None
+    one, two = FeatureNormalizer(nan=policy), FeatureNormalizer(nan=policy)
+    if missing and policy == "raise":
+        with pytest.raises(ValueError, match="X must have no NaN"):
+            one.fit_transform(x, sample_weight=weights)
+        assert state(one) == state(two)
+        return
+    y = one.fit_transform(x, sample_weight=weights)
+    np.testing.assert_array_equal(y, two.fit(x, sample_weight=weights).transform(x))
+    np.testing.assert_equal(state(one), state(two))
 
 
 def test_scikit_learn_is_imported_when_it_is_needed():

@@ -2,15 +2,23 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils.validation import assert_all_finite, check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from .. import features
 from .._core import unmasked
+from ..missing import check_policy, check_values
 from ..statistics import moments
 
 __all__ = ["FeatureNormalizer"]
 
-_DTYPES = [np.float64, np.float32, np.float16]  # the first for all others
+_DTYPES = ["float64", "float32", "float16"]  # the first for all others
+
+
+class _Normalizer(features.FeatureNormalizer):
+    """With the name that scikit-learn gives to data."""
+
+    __slots__ = ()
+    _name = "X"
 
 
 class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -28,7 +36,8 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     mean_, var_, scale_ : ndarray of float64, shape (n_features,), or None
         Mean, biased variance and what is divided by, of which the last two are None without `with_std`, and the mean
-        without both. As StandardScaler's, so that `from_scaler` takes this, too.
+        without both. As StandardScaler's, so that `from_scaler` takes this, too. They follow the options, also when
+        these are set later. New arrays each time.
     n_samples_seen_ : int, float, or ndarray, shape (n_features,)
         The number of samples, or the sum of their weights; one for each feature where these differ, because of NaN.
     n_features_in_ : int
@@ -78,7 +87,7 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError, TypeError
             If an argument does not fit. Statistics are as they were then.
         """
-        return self._learn(X, sample_weight, None)
+        return self._keep(X, None, self._learned(X, sample_weight, None)[1])
 
     def partial_fit(self, X, y=None, sample_weight=None):
         """Add the data of X to those so far.
@@ -93,7 +102,33 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         FeatureNormalizer
             Itself.
         """
-        return self._learn(X, sample_weight, getattr(self, "_moments", None))
+        before = getattr(self, "_moments", None)
+        return self._keep(X, before, self._learned(X, sample_weight, before)[1])
+
+    def fit_transform(self, X, y=None, sample_weight=None):
+        """Return ``fit(X, sample_weight=sample_weight).transform(X)``.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_features)
+            As from `transform`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As there. Statistics are as they were then.
+        """
+        array, normalizer = self._learned(X, sample_weight, None)
+        if sample_weight is not None:  # else the statistics have told
+            self._check_values(array)
+        normalized = normalizer.transform(array)
+        self._keep(X, None, normalizer)
+        return normalized
 
     def transform(self, X):
         """Return ``(X - mean_) / scale_``.
@@ -108,7 +143,9 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray, shape (n_samples, n_features)
             A new one, or what `set_output` says.
         """
-        return self._fitted().transform(self._finite(X))
+        normalizer, array = self._fitted(), self._array(X, as_fitted=True)
+        self._check_values(array)
+        return normalizer.transform(array)
 
     def inverse_transform(self, X):
         """Return ``X * scale_ + mean_``.
@@ -122,50 +159,68 @@ class FeatureNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         ndarray, shape (n_samples, n_features)
         """
-        return self._fitted().inverse_transform(self._finite(X))
+        normalizer, array = self._fitted(), self._array(X, as_fitted=False)  # which has no names
+        self._check_values(array)
+        return normalizer.inverse_transform(array)
+
+    @property
+    def mean_(self):
+        return self._fitted().mean if self.with_mean or self.with_std else None
+
+    @property
+    def var_(self):
+        return self._fitted().var if self.with_std else None
+
+    @property
+    def scale_(self):
+        return self._fitted().scale if self.with_std else None
+
+    @property
+    def n_samples_seen_(self):
+        counts = self._fitted().moments.count
+        different = np.unique(counts)
+        return different.item() if different.size == 1 else counts
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.nan != "raise"
-        tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
+        tags.transformer_tags.preserves_dtype = _DTYPES
         return tags
 
-    def _normalizer(self, moments):
-        options = {"with_mean": self.with_mean, "with_std": self.with_std, "nan": self.nan}
-        return features.FeatureNormalizer(**options, moments=moments)
+    def _normalizer(self, known, nan):
+        return _Normalizer(with_mean=self.with_mean, with_std=self.with_std, nan=nan, moments=known)
 
     def _fitted(self):
+        """What transforms, to which `nan` means nothing; the statistics may be from before it was set."""
         check_is_fitted(self)
-        return self._normalizer(self._moments)
+        return self._normalizer(self._moments, "propagate")
 
-    def _validated(self, X, first=False):
+    def _array(self, X, as_fitted):
+        """X, which must have the number and the names of the features that were fitted, or may have others."""
         if isinstance(X, np.ndarray):
             unmasked(X, "X")  # scikit-learn would take what is under the mask
-        if first:
-            return check_array(X, dtype=_DTYPES, ensure_all_finite=False, estimator=self, input_name="X")
-        return validate_data(self, X, dtype=_DTYPES, ensure_all_finite=False, reset=False)
+        options = {"dtype": _DTYPES, "ensure_all_finite": False}
+        if as_fitted:
+            return validate_data(self, X, reset=False, **options)
+        return check_array(X, estimator=self, input_name="X", **options)
 
-    def _finite(self, X):
-        """X, unless it has what is refused. scikit-learn's own search would take as long as the rest, so it is last."""
-        X = self._validated(X)
-        if self.nan == "propagate" or np.isfinite(moments(X.ravel(order="K")[None], axis=0).mean[0]):
-            return X
-        if self.nan == "raise" or np.isinf(X).any():
-            assert_all_finite(X, allow_nan=self.nan == "skip", estimator_name=type(self).__name__, input_name="X")
-        return X
+    def _check_values(self, array):
+        """Search for what is refused. The sum shows whether there is anything, in a fraction of the time."""
+        nan = check_policy(self.nan)
+        if nan != "propagate" and not np.isfinite(moments(array.ravel(order="K")[None], axis=0).mean[0]):
+            check_values(array, 1, nan, "X")
 
-    def _learn(self, X, sample_weight, before):
-        """Add X to the moments before; whatever can raise comes first, also within scikit-learn."""
-        normalizer = self._normalizer(before)
-        array = self._validated(X, before is None)
-        found = normalizer.partial_fit(array, sample_weight=sample_weight).moments  # which tell what is not finite
-        if found is None:
+    def _learned(self, X, sample_weight, before):
+        """X as an array, and what comes of the moments before with it. Nothing has been kept."""
+        normalizer = self._normalizer(before, self.nan)
+        array = self._array(X, as_fitted=before is not None)
+        normalizer.partial_fit(array, sample_weight=sample_weight)
+        if normalizer.moments is None:
             raise ValueError("sample_weight must not be zero for every sample; got no other weight")
+        return array, normalizer
+
+    def _keep(self, X, before, normalizer):
         if before is None:
-            validate_data(self, X, skip_check_array=True)  # keeps the features' number and names
-        self._moments = found
-        self.mean_ = normalizer.mean if self.with_mean or self.with_std else None
-        self.var_, self.scale_ = (normalizer.var, normalizer.scale) if self.with_std else (None, None)
-        counts = np.unique(found.count)
-        self.n_samples_seen_ = counts.item() if counts.size == 1 else found.count
+            validate_data(self, X, skip_check_array=True)  # keeps the features' number and names; may raise
+        self._moments = normalizer.moments
         return self
