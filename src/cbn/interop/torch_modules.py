@@ -162,8 +162,8 @@ def empty_cache():
     """Give the memory that waits for the next results back to the system.
 
     The memory of large results is kept when they are gone, since new memory costs more time than a normalization. It
-    is never more than was in use at once, and the system may take it where memory runs short; only monitoring
-    shows it as used until then.
+    is never more than twice what was in use at once, and the system may take most of it where memory runs short;
+    monitoring shows it as used until then.
 
     Examples
     --------
