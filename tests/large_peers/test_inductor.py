@@ -1,20 +1,21 @@
 """test_inductor: an accelerated network under torch.compile's default backend, which needs a C++ compiler."""
 
 import pytest
-import torch
-from torch_networks import data, losses, network
 
-import cbn.interop.torch
+torch = pytest.importorskip("torch")
+own = pytest.importorskip("cbn.interop.torch")
+networks = pytest.importorskip("torch_networks")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_inductor(layout):
     torch.compiler.reset()
-    ours, theirs = (network((4, 4, 8), torch.float64) for _ in range(2))
-    compiled = torch.compile(cbn.interop.torch.accelerate(ours), fullgraph=True)
-    batches = list(data(4, torch.float64, layout))
-    assert list(losses(ours, batches, compiled)) == pytest.approx(list(losses(theirs, batches)), rel=1e-7)
+    ours, theirs = (networks.network((4, 4, 8), torch.float64) for _ in range(2))
+    compiled = torch.compile(own.accelerate(ours), fullgraph=True)
+    batches = list(networks.data(4, torch.float64, layout))
+    of_ours = list(networks.losses(ours, batches, compiled))
+    assert of_ours == pytest.approx(list(networks.losses(theirs, batches)), rel=1e-7)
     for (key, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7, msg=key)
     ours.eval(), theirs.eval()
