@@ -64,11 +64,12 @@ class BatchNorm2d(_OnCbn, torch.nn.BatchNorm2d):
     `cbn.batch_norm`. The parameters may be float32 or float64 where x has fewer bits. What cbn does not take (other
     devices, subclasses of Tensor, forward-mode derivatives and transforms of torch.func) is computed by torch's own
     module, and so is what torch.export, torch.jit.trace and ONNX export see. torch.compile keeps the operators
-    whole. Third derivatives raise RuntimeError. The threads are cbn's, but not more than ``torch.get_num_threads()``.
+    whole. In training a third derivative raises RuntimeError. The threads are cbn's, but not more than
+    ``torch.get_num_threads()``.
 
     A batch that raises, and an empty one, changes neither the running statistics nor num_batches_tracked.
 
-    Results of 1 MB or more use memory that is kept for the next call, see `empty_cache`.
+    Results of 2 MB or more use memory that is kept for the next call, see `empty_cache`.
 
     Raises
     ------
