@@ -256,9 +256,9 @@ def _renormalized(layer, x, residual, mask, sample_weight, out):
         weight, bias = (r, d) if layer.weight is None else (r * layer.weight, d * layer.weight)
         bias = bias if layer.bias is None else bias + layer.bias
         std = np.sqrt(var + layer.eps)
-    collect = layer._collect
-    moved = [] if collect is not None else _moved_renormalized(layer, mean, std)
-    skipped = layer.nonfinite != "propagate" and _is_skipped(layer, mean, m2, *moved[:2])
+    collect, checks = layer._collect, layer.nonfinite != "propagate"
+    moved = _moved_renormalized(layer, mean, std)[:2] if checks and collect is None else ()
+    skipped = checks and _is_skipped(layer, mean, m2, *moved)
     extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
     y = _core.inference(x, mean, var, weight, bias, layer.eps, layer.axis, out, None, layer.num_features, *extras)
     if collect is not None:
