@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..conventions import Convention
-from ..libraries import library
+from ..libraries import library, on_demand
 from .layers import build, exported
 
 __all__ = ["STANDARD_SCALER", "FeatureNormalizer", "from_scaler", "to_scaler"]  # noqa: F822
@@ -11,14 +11,8 @@ __all__ = ["STANDARD_SCALER", "FeatureNormalizer", "from_scaler", "to_scaler"]  
 STANDARD_SCALER = Convention("standard_scaler", variance="biased", eps=0.0, momentum=None, one_value="zero_var")
 
 
-def __getattr__(name):
-    """FeatureNormalizer, whose bases are scikit-learn's, is made when it is asked for."""
-    if name != "FeatureNormalizer":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    library("sklearn", "sklearn")
-    from .sklearn_estimator import FeatureNormalizer
-
-    return FeatureNormalizer
+# its bases are scikit-learn's
+__getattr__ = on_demand(__name__, ("FeatureNormalizer",), "sklearn", "cbn.interop.sklearn_estimator")
 
 
 def __dir__():

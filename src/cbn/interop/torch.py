@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from .. import conventions
 from ..arrays import tensor_of
-from ..libraries import library
+from ..libraries import on_demand
 from ..options import DEFAULT
 from .layers import build, exported
 
@@ -111,13 +111,7 @@ def to_state_dict(layer, prefix="", *, count=None, variance="convert", version=2
     return state
 
 
-def __getattr__(name):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    library("torch", "torch")
-    from . import torch_modules  # which needs torch at its import
-
-    return getattr(torch_modules, name)
+__getattr__ = on_demand(__name__, _MODULES, "torch", "cbn.interop.torch_modules")
 
 
 def __dir__():
