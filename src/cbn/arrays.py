@@ -21,7 +21,7 @@ def array_of(value, name):
     return _core.unmasked(value, name)
 
 
-_DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "float16", "int64")}
+_DTYPES = {name: np.dtype(name) for name in (*FLOATS, "int64") if name != "bfloat16"}
 _DTYPES["bfloat16"] = np.dtype(np.uint16)  # its bits, since its type in NumPy is that of ml_dtypes
 
 

@@ -3,13 +3,14 @@
 import torch
 from torch.autograd import forward_ad
 
+from ..arrays import FLOATS
 from .torch_batch import forward, update_running
 from .torch_fixed import inference
 from .torch_operators import MEMORY
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cache", "restore"]
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_DTYPES = tuple(getattr(torch, name) for name in FLOATS)
 
 
 class _OnCbn:
@@ -20,7 +21,7 @@ class _OnCbn:
             return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})
         parameters, running = (self.weight, self.bias), (self.running_mean, self.running_var)
         tensors = [tensor for tensor in (input, *parameters, *running) if tensor is not None]
-        if not (input.dtype in DTYPES and all(map(_is_on_cpu, tensors)) and _are_plain(tensors)):
+        if not (input.dtype in _DTYPES and all(map(_is_on_cpu, tensors)) and _are_plain(tensors)):
             return super().forward(input)
         self._check_input_dim(input)
         if not self.training and (running[0] is not None or running[1] is not None):
