@@ -23,3 +23,12 @@ def assert_file_round_trip(layer, path):
     assert_equal_states(loaded.state_dict(), layer.state_dict())
     assert loaded.state_dict()._metadata == layer.state_dict()._metadata
     assert os.listdir(path.parent) == [path.name]
+
+
+def damaged(whole):
+    """Copies of a file's bytes, each with one bit changed, some cut off."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        bad = bytearray(whole)
+        bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
+        yield bad[: rng.integers(len(bad))] if rng.integers(4) == 0 else bad

@@ -3,12 +3,11 @@
 import copy
 import itertools
 import pickle
-import sys
-import threading
 import tracemalloc
 
 import numpy as np
 import pytest
+import threads
 from cases import (
     ALL_DTYPES,
     ALL_IDS,
@@ -482,16 +481,7 @@ def test_no_data_are_lost_between_threads():
         for x in batches:
             normalizer.partial_fit(x)
 
-    threads = [threading.Thread(target=work, args=(batches,)) for batches in parts]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    threads.run(work, [(batches,) for batches in parts])
     assert_moments(normalizer.moments, parts.reshape(-1, 3), 1)
 
 
@@ -499,8 +489,8 @@ def test_no_data_are_lost_between_threads():
 def test_the_same_bits_for_any_number_of_threads(isa, missing):
     x = with_nan(filled((20000, 13), 1, F32, "cauchy"), missing)
     results = []
-    for threads in (1, 2, 3):
-        with cbn.num_threads(threads):
+    for number in (1, 2, 3):
+        with cbn.num_threads(number):
             normalizer = FeatureNormalizer().fit(x)
             y = normalizer.transform(x)
             results.append([normalizer.mean, normalizer.var, y, normalizer.inverse_transform(y)])

@@ -1,8 +1,6 @@
 """test_population: recompute_statistics: its modes against Algorithm 2 and the pooled data; what it leaves alone."""
 
 import copy
-import io
-import sys
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from states import assert_equal_states
 
 import cbn
-from cbn import progress
 
 MODES = ("pooled", "paper", "update_bn")
 UNEVEN = (7, 20, 3, 20)
@@ -455,64 +452,3 @@ def test_a_copy_made_meanwhile_is_a_layer_of_its_own():
     cbn.recompute_statistics(layer, made(), lambda x: (copy.deepcopy(layer)(x + 1), layer.check(x), layer(x)))
     mean, _ = expected(made(), "pooled")
     np.testing.assert_allclose(layer.running_mean, mean.astype(float), rtol=1e-12)
-
-
-# --- progress ---
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.fixture(params=["tqdm", None])
-def library(request, monkeypatch):
-    """With tqdm or without."""
-    if request.param:
-        pytest.importorskip(request.param)
-    else:
-        monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
-    return request.param
-
-
-@pytest.mark.parametrize("sized", [True, False])
-def test_progress_on_a_terminal(monkeypatch, library, sized):
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    batches = made()
-    cbn.recompute_statistics(
-        GOOD, batches if sized else iter(zip(batches, strict=True)), None if sized else lambda b: GOOD(*b)
-    )
-    text = sys.stderr.getvalue()
-    assert "statistics: " in text and (text.endswith("\r\033[K") or text.endswith("\r"))
-    assert ("/4" in text or "batch 3 of 4" in text) if sized else "of" not in text
-    assert library or "batch 3" in text
-
-
-class Unsized:
-    """A loader whose length is no concern of ours."""
-
-    def __len__(self):
-        raise NotImplementedError
-
-    def __iter__(self):
-        return iter(made())
-
-
-def test_a_length_that_raises(monkeypatch, library):
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    layer = cbn.BatchNorm(4)
-    cbn.recompute_statistics(layer, Unsized())
-    assert layer.num_batches_tracked == 4
-    text = sys.stderr.getvalue()
-    assert "statistics: " in text and "/4" not in text and "of 4" not in text
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-def test_no_progress_elsewhere(monkeypatch, capsys, wanted):
-    cbn.recompute_statistics(GOOD, made(), progress=wanted)
-    assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(sys, "stderr", None)
-    cbn.recompute_statistics(GOOD, made(), progress=wanted)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    cbn.recompute_statistics(GOOD, made(), progress=False)
-    assert sys.stderr.getvalue() == ""

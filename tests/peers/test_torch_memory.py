@@ -2,11 +2,11 @@
 
 import gc
 import mmap
-import sys
 import threading
 
 import numpy as np
 import pytest
+import threads
 
 torch = pytest.importorskip("torch")
 own = pytest.importorskip("cbn.interop.torch")
@@ -119,16 +119,7 @@ def test_threads_share_one_store():
                 alive.difference_update(own_addresses)
             del arrays
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    threads.run(work, [()] * 6)
     assert not errors and not store._in_use
 
 
