@@ -34,6 +34,7 @@ DRIVERS = [
     "plan",
     "job",
     "schedule",
+    "threads",
     "dispatch",
 ]
 ISA_FLAGS = {

@@ -6,7 +6,7 @@
  * double_backward.c). A step works on the channels of a
  * *region*, or on its values: a range of channels in a range of samples. plan.c cuts the array: into *pieces* by the
  * shape alone, because partial sums are added piece by piece and so decide the bits; into *tiles*, ranges of channels,
- * freely, by caches and threads. schedule.c runs the steps over regions, and is the only file with OpenMP. The kernels
+ * freely, by caches and threads. schedule.c runs the steps over regions. The kernels
  * (kernels_tmpl.h, compiled once for each instruction set) compute one region serially. */
 #ifndef CBN_INTERNAL_H
 #define CBN_INTERNAL_H
@@ -254,8 +254,21 @@ static inline size_t cbn_itemsize(enum cbn_dtype dtype)
     return sizes[dtype];
 }
 
-/* The default rounding and denormal handling, so that results do not depend on the caller's; enter returns what leave
- * restores. Both stand in schedule.c, out of line, since a compiler may move arithmetic across an inlined switch. */
+/* The threads of a call, in threads.c. It takes as many as it may have now, at least 1 and at most num_threads or
+ * `most`, and gives them back. Each thread of a team runs the function with the default rounding and denormal handling,
+ * whatever the caller's are. */
+struct cbn_team {
+    ptrdiff_t thread, threads;
+};
+typedef void cbn_team_fn(void *work, struct cbn_team team);
+int cbn_take_threads(int num_threads, ptrdiff_t most);
+void cbn_give_threads(void);
+void cbn_run_team(cbn_team_fn *run, void *work, int num_threads);
+/* Waits for all threads of the team. */
+void cbn_meet(struct cbn_team team);
+
+/* The same state for work outside of teams; enter returns what leave restores. They are out of line, since a compiler
+ * may move arithmetic across an inlined switch. */
 unsigned long long cbn_fp_enter(void);
 void cbn_fp_leave(unsigned long long saved);
 

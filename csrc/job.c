@@ -83,8 +83,13 @@ void cbn_set_options(struct cbn_job *job, const struct cbn_options *options)
 
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts)
 {
-    const size_t channels = (size_t)job->plan.channels, part = channels * (size_t)job->plan.pieces;
-    double *next = malloc((channels * (size_t)count + part * (size_t)parts + 1) * sizeof(double));
+    const ptrdiff_t channels = job->plan.channels;
+    ptrdiff_t part, all_parts, doubles, bytes;
+    if (__builtin_mul_overflow(channels, job->plan.pieces, &part) || __builtin_mul_overflow(part, parts, &all_parts) ||
+        __builtin_mul_overflow(channels, count, &doubles) || __builtin_add_overflow(doubles, all_parts, &doubles) ||
+        __builtin_mul_overflow(doubles, (ptrdiff_t)sizeof(double), &bytes))
+        return CBN_NO_MEMORY;
+    double *next = malloc(bytes > 0 ? (size_t)bytes : 1);
     if (next == NULL)
         return CBN_NO_MEMORY;
     job->workspace = next;

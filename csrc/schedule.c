@@ -1,4 +1,4 @@
-/* schedule.c: runs the steps of an operation over blocks and threads; the only file with OpenMP.
+/* schedule.c: runs the steps of an operation over blocks and threads.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
@@ -6,112 +6,18 @@
  * or its own part of the output. */
 #include "internal.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-#endif
-
 /* Values of x that each thread must have: some ten microseconds, against a few to start and join a team. */
 #define VALUES_PER_THREAD (CBN_LEAST_PARALLEL / 2)
 
-unsigned long long cbn_fp_enter(void)
-{
-#if defined(__SSE2__)
-    const unsigned saved = _mm_getcsr();
-    _mm_setcsr(0x1f80);
-    return saved;
-#elif defined(__aarch64__)
-    unsigned long long saved, standard = 0;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(standard));
-    return saved;
-#else
-    return 0;
-#endif
-}
-
-void cbn_fp_leave(unsigned long long saved)
-{
-#if defined(__SSE2__)
-    _mm_setcsr((unsigned)saved);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
-#else
-    (void)saved;
-#endif
-}
-
-int cbn_openmp_max_threads(void)
-{
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-int cbn_openmp_num_procs(void)
-{
-#ifdef _OPENMP
-    return omp_get_num_procs();
-#else
-    return 1;
-#endif
-}
-
-int cbn_openmp_version(void)
-{
-#ifdef _OPENMP
-    return _OPENMP;
-#else
-    return 0;
-#endif
-}
-
-#if defined(_OPENMP) && defined(__GNUC__) && !defined(__clang__)
-#include <pthread.h>
-
-/* A child of fork has libgomp's threads in its books but not in its process, and would wait for them for ever.
- * Ending them before the fork lets both sides start new ones. LLVM's runtime looks after itself, and does not
- * survive this call. */
-static void end_threads_before_fork(void)
-{
-    omp_pause_resource_all(omp_pause_hard);
-}
-
-__attribute__((constructor)) static void survive_fork(void)
-{
-    pthread_atfork(end_threads_before_fork, NULL, NULL);
-}
-#endif
-
-/* One thread of a team; `share` and `share_end` bound its part of some work. */
-struct team {
-    ptrdiff_t thread, threads;
-};
-
-static ptrdiff_t share(struct team team, ptrdiff_t work)
+/* `share` and `share_end` bound a thread's part of some work. */
+static ptrdiff_t share(struct cbn_team team, ptrdiff_t work)
 {
     return work * team.thread / team.threads;
 }
 
-static ptrdiff_t share_end(struct team team, ptrdiff_t work)
+static ptrdiff_t share_end(struct cbn_team team, ptrdiff_t work)
 {
     return work * (team.thread + 1) / team.threads;
-}
-
-/* Waits for all threads of the team. */
-static void meet(struct team team)
-{
-#ifdef _OPENMP
-    if (team.threads > 1) { /* a barrier that nobody else of our team reaches could be the caller's */
-#pragma omp barrier
-    }
-#else
-    (void)team;
-#endif
 }
 
 static ptrdiff_t ranges(const struct cbn_plan *plan, ptrdiff_t tile)
@@ -135,19 +41,19 @@ static struct cbn_region samples_of(const struct cbn_plan *plan, struct cbn_regi
 }
 
 /* The channels that are a thread's share. */
-static struct cbn_region channels_of(const struct cbn_plan *plan, struct team team)
+static struct cbn_region channels_of(const struct cbn_plan *plan, struct cbn_team team)
 {
     return cbn_all_of(plan, share(team, plan->channels), share_end(team, plan->channels));
 }
 
 /* The steps on channels that come before all others, on all channels; returns how many these are. */
-static int run_first(struct cbn_job *job, const struct cbn_step *steps, struct team team)
+static int run_first(struct cbn_job *job, const struct cbn_step *steps, struct cbn_team team)
 {
     const struct cbn_region mine = channels_of(&job->plan, team);
     int s = 0;
     for (; steps[s].kind == CBN_PER_CHANNEL; s++)
         steps[s].run(job, &mine, NULL);
-    meet(team);
+    cbn_meet(team);
     return s;
 }
 
@@ -156,7 +62,7 @@ static int run_first(struct cbn_job *job, const struct cbn_step *steps, struct t
  * on channels. Whether a step is needed is the same to all threads, because nobody writes what that depends on before
  * they have met again. */
 static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int count, ptrdiff_t tile, ptrdiff_t end,
-                      struct team team)
+                      struct cbn_team team)
 {
     const struct cbn_plan *plan = &job->plan;
     const ptrdiff_t groups = plan->pieces / plan->inner_pieces; /* the pieces of one sample stay together */
@@ -189,7 +95,7 @@ static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int cou
                 steps[s].run(job, &region, NULL);
             const struct cbn_step *next = s + 1 < count ? &steps[s + 1] : NULL;
             if (steps[s].kind != CBN_PER_CHANNEL || (next && (next->kind != CBN_PER_CHANNEL || next->needed)))
-                meet(team);
+                cbn_meet(team);
         }
     }
     cbn_advance(&out, PTRDIFF_MAX);
@@ -197,7 +103,7 @@ static void run_tiles(struct cbn_job *job, const struct cbn_step *steps, int cou
 
 /* One step on a thread's share of the pieces; those of an output in reverse, because what was read last is most likely
  * still in cache. */
-static void run_pieces(struct cbn_job *job, const struct cbn_step *step, struct team team)
+static void run_pieces(struct cbn_job *job, const struct cbn_step *step, struct cbn_team team)
 {
     const struct cbn_plan *plan = &job->plan;
     const ptrdiff_t tiles = ranges(plan, plan->tile), first = share(team, plan->pieces * tiles);
@@ -215,10 +121,10 @@ static void run_pieces(struct cbn_job *job, const struct cbn_step *step, struct 
 }
 
 /* A thread's share of an output of whole planes: its tiles, or its samples of all tiles. */
-static void run_output(struct cbn_job *job, const struct cbn_step *step, struct team team)
+static void run_output(struct cbn_job *job, const struct cbn_step *step, struct cbn_team team)
 {
     const struct cbn_plan *plan = &job->plan;
-    const struct team alone = {0, 1}, by_tile = plan->by_range ? team : alone, by_row = plan->by_range ? alone : team;
+    const struct cbn_team alone = {0, 1}, by_tile = plan->by_range ? team : alone, by_row = plan->by_range ? alone : team;
     const ptrdiff_t tiles = ranges(plan, plan->output_tile), rows = (plan->outer + plan->fold - 1) / plan->fold;
     const ptrdiff_t sample = share(by_row, rows) * plan->fold, end = share_end(by_row, rows) * plan->fold;
     struct cbn_output out;
@@ -242,7 +148,7 @@ static ptrdiff_t tasks_of(const struct cbn_plan *plan)
 }
 
 /* All steps in turn; each waits for all threads to finish the one before. */
-static void run_turns(struct cbn_job *job, const struct cbn_step *steps, int count, struct team team)
+static void run_turns(struct cbn_job *job, const struct cbn_step *steps, int count, struct cbn_team team)
 {
     const struct cbn_plan *plan = &job->plan;
     const struct cbn_region all = cbn_all_of(plan, 0, plan->channels);
@@ -256,46 +162,43 @@ static void run_turns(struct cbn_job *job, const struct cbn_step *steps, int cou
             run_output(job, &steps[s], team);
         else
             run_pieces(job, &steps[s], team);
-        meet(team);
+        cbn_meet(team);
     }
 }
 
+struct work {
+    struct cbn_job *job;
+    const struct cbn_step *steps;
+    int count;
+};
+
 /* The share of one thread. */
-static void run_share(struct cbn_job *job, const struct cbn_step *steps, int count, struct team team)
+static void run_share(void *data, struct cbn_team team)
 {
-    const struct team alone = {0, 1};
-    const ptrdiff_t tiles = ranges(&job->plan, job->plan.tile);
-    if (job->plan.tasks == CBN_TURNS)
-        run_turns(job, steps, count, team);
-    else if (job->plan.tasks == CBN_TILES)
-        run_tiles(job, steps, count, share(team, tiles), share_end(team, tiles), alone);
+    const struct work *work = data;
+    const struct cbn_team alone = {0, 1};
+    const ptrdiff_t tiles = ranges(&work->job->plan, work->job->plan.tile);
+    if (work->job->plan.tasks == CBN_TURNS)
+        run_turns(work->job, work->steps, work->count, team);
+    else if (work->job->plan.tasks == CBN_TILES)
+        run_tiles(work->job, work->steps, work->count, share(team, tiles), share_end(team, tiles), alone);
     else
-        run_tiles(job, steps, count, 0, tiles, team);
+        run_tiles(work->job, work->steps, work->count, 0, tiles, team);
 }
 
 void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count, int streams, int num_threads)
 {
     struct cbn_plan *plan = &job->plan;
+    struct work work = {job, steps, count};
     const ptrdiff_t worthwhile = plan->outer * plan->channels * plan->inner / VALUES_PER_THREAD;
-    if (num_threads > worthwhile)
-        num_threads = worthwhile > 1 ? (int)worthwhile : 1;
+    const int large = worthwhile > 1; /* the others are not worth the count of calls */
+    num_threads = large ? cbn_take_threads(num_threads, worthwhile) : 1;
     cbn_plan_tasks(plan, job->ops->output_itemsize, streams, num_threads);
     while (num_threads > tasks_of(plan)) { /* a plan for fewer threads may be of another kind, with fewer tasks still */
         num_threads = (int)tasks_of(plan);
         cbn_plan_tasks(plan, job->ops->output_itemsize, streams, num_threads);
     }
-#ifdef _OPENMP
-    if (num_threads > 1) {
-#pragma omp parallel num_threads(num_threads)
-        {
-            const unsigned long long saved = cbn_fp_enter();
-            run_share(job, steps, count, (struct team){omp_get_thread_num(), omp_get_num_threads()});
-            cbn_fp_leave(saved);
-        }
-        return;
-    }
-#endif
-    const unsigned long long saved = cbn_fp_enter();
-    run_share(job, steps, count, (struct team){0, 1});
-    cbn_fp_leave(saved);
+    cbn_run_team(run_share, &work, num_threads);
+    if (large)
+        cbn_give_threads();
 }

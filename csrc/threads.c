@@ -1,0 +1,254 @@
+/* threads.c: the threads of a call: how many it gets, how they are run, and the floating-point state of each; the only
+ * file with OpenMP.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause */
+#include "internal.h"
+
+#ifdef _OPENMP
+#include <errno.h>
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
+#endif
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+/* --- the floating-point state --- */
+
+unsigned long long cbn_fp_enter(void)
+{
+#if defined(__SSE2__)
+    const unsigned saved = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+    return saved;
+#elif defined(__aarch64__)
+    unsigned long long saved, standard = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"(standard));
+    return saved;
+#else
+    return 0;
+#endif
+}
+
+void cbn_fp_leave(unsigned long long saved)
+{
+#if defined(__SSE2__)
+    _mm_setcsr((unsigned)saved);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+#else
+    (void)saved;
+#endif
+}
+
+static void run_one(cbn_team_fn *run, void *work, struct cbn_team team)
+{
+    const unsigned long long saved = cbn_fp_enter();
+    run(work, team);
+    cbn_fp_leave(saved);
+}
+
+#ifndef _OPENMP
+
+int cbn_openmp_max_threads(void)
+{
+    return 1;
+}
+
+int cbn_openmp_num_procs(void)
+{
+    return 1;
+}
+
+int cbn_openmp_version(void)
+{
+    return 0;
+}
+
+int cbn_take_threads(int num_threads, ptrdiff_t most)
+{
+    (void)num_threads, (void)most;
+    return 1;
+}
+
+void cbn_give_threads(void)
+{
+}
+
+void cbn_run_team(cbn_team_fn *run, void *work, int num_threads)
+{
+    (void)num_threads;
+    run_one(run, work, (struct cbn_team){0, 1});
+}
+
+void cbn_meet(struct cbn_team team)
+{
+    (void)team;
+}
+
+#else
+
+int cbn_openmp_max_threads(void)
+{
+    return omp_get_max_threads();
+}
+
+int cbn_openmp_num_procs(void)
+{
+    return omp_get_num_procs();
+}
+
+int cbn_openmp_version(void)
+{
+    return _OPENMP;
+}
+
+/* --- how many threads a call gets --- */
+
+/* Calls that have taken threads and not yet given them back. */
+static atomic_int calls;
+/* By thread, since GNU's runtime keeps threads for each that calls it: how many the largest team of its had. */
+static pthread_key_t started;
+static int knows_started; /* whether there is that key: without it each team is tried */
+
+static void set_started(int threads)
+{
+    if (knows_started)
+        pthread_setspecific(started, (void *)(intptr_t)threads);
+}
+
+/* A thread that is started to see whether it can be. */
+struct trial {
+    pthread_mutex_t *gate;
+    pthread_t thread;
+    long id;
+};
+
+static void *wait_at_gate(void *data)
+{
+    struct trial *trial = data;
+#ifdef __linux__
+    trial->id = syscall(SYS_gettid);
+#endif
+    pthread_mutex_lock(trial->gate);
+    pthread_mutex_unlock(trial->gate);
+    return NULL;
+}
+
+/* Returns when the thread has ended in the kernel's books, too, which count it for a moment after it was joined. */
+static void wait_for_end(const struct trial *trial)
+{
+    pthread_join(trial->thread, NULL);
+#ifdef __linux__
+    for (int patience = 10000; patience > 0 && !syscall(SYS_tgkill, (long)getpid(), trial->id, 0); patience--)
+        sched_yield();
+#else
+    (void)trial;
+#endif
+}
+
+/* Whether so many threads can be started at the same time, and have some memory for the runtime's books: where they
+ * cannot, the runtime ends the process. */
+static int can_start(int threads)
+{
+    enum { BOOKS = 1 << 14 };
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    struct trial *trials = malloc((size_t)threads * (sizeof *trials + BOOKS));
+    int count = 0;
+    if (trials == NULL)
+        return 0;
+    pthread_mutex_lock(&gate);
+    for (; count < threads; count++) {
+        trials[count].gate = &gate;
+        if (pthread_create(&trials[count].thread, NULL, wait_at_gate, &trials[count]))
+            break;
+    }
+    pthread_mutex_unlock(&gate);
+    for (int i = 0; i < count; i++)
+        wait_for_end(&trials[i]);
+    free(trials);
+    return count == threads;
+}
+
+int cbn_take_threads(int num_threads, ptrdiff_t most)
+{
+    int threads = num_threads / (atomic_fetch_add(&calls, 1) + 1); /* those at the same time share what one would have */
+    if (threads > most)
+        threads = (int)most;
+    if (threads > omp_get_thread_limit())
+        threads = omp_get_thread_limit();
+    if (threads <= 1 || omp_get_active_level() >= omp_get_max_active_levels())
+        return 1;
+    const int known = knows_started ? (int)(intptr_t)pthread_getspecific(started) : 0;
+    if (threads <= known)
+        return threads;
+    const int saved = errno, can = can_start(threads - 1);
+    errno = saved;
+    if (!can)
+        return 1;
+    set_started(threads);
+    return threads;
+}
+
+void cbn_give_threads(void)
+{
+    atomic_fetch_sub(&calls, 1);
+}
+
+/* --- fork --- */
+
+#if defined(__GNUC__) && !defined(__clang__)
+/* A child of fork has the threads of GNU's runtime in its books but not in its process, and would wait for them for
+ * ever. Ending them before the fork lets both sides start new ones. LLVM's runtime looks after itself, and does not
+ * survive this call. */
+static void before_fork(void)
+{
+    omp_pause_resource_all(omp_pause_hard);
+    set_started(0);
+}
+#else
+#define before_fork NULL
+#endif
+
+/* Only the thread that forked lives on, and it is in no call. */
+static void in_child(void)
+{
+    atomic_store(&calls, 0);
+    set_started(0);
+}
+
+__attribute__((constructor)) static void prepare(void)
+{
+    knows_started = !pthread_key_create(&started, NULL);
+    pthread_atfork(before_fork, NULL, in_child);
+}
+
+/* --- a team --- */
+
+void cbn_run_team(cbn_team_fn *run, void *work, int num_threads)
+{
+    if (num_threads == 1) {
+        run_one(run, work, (struct cbn_team){0, 1});
+        return;
+    }
+#pragma omp parallel num_threads(num_threads)
+    run_one(run, work, (struct cbn_team){omp_get_thread_num(), omp_get_num_threads()});
+}
+
+void cbn_meet(struct cbn_team team)
+{
+    if (team.threads > 1) { /* a barrier that nobody else of our team reaches could be the caller's */
+#pragma omp barrier
+    }
+}
+
+#endif
