@@ -37,6 +37,7 @@ def backward(object dy_given, object x_given, object mean, object inv_std, objec
     cdef int n_threads = threads(num_threads, x), status
     cdef cnp.ndarray m, s, w, dx, dweight, dbias, dresidual = None
     cdef Parameters parameters
+    cdef Copies copies
     cdef Options options
     cdef cnp.npy_intp channels
     cdef cbn_dtype dtype, param_dtype
@@ -69,10 +70,12 @@ def backward(object dy_given, object x_given, object mean, object inv_std, objec
     dweight = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
     dbias = cnp.PyArray_EMPTY(1, &channels, parameters.type_num, 0)
     cdef const cbn_options *c_options = pointer(options)
+    copy_parameters(&copies, w, None, None, None)
     with nogil:
-        status = cbn_backward(data(dx), data(dweight), data(dbias), data(dy), data(x), data(w), <double *>data(m),
+        status = cbn_backward(data(dx), data(dweight), data(dbias), data(dy), data(x), copies.weight, <double *>data(m),
                               <double *>data(s), training, c_options, dtype, param_dtype, t.outer, t.channels,
                               t.inner, n_threads)
+    PyMem_Free(copies.memory)
     succeed(status)
     dx_result = dx if dx_out is None else dx_out
     if not residual:

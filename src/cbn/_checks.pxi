@@ -262,6 +262,42 @@ cdef inline void *data(cnp.ndarray array) noexcept nogil:
     return NULL if array is None else cnp.PyArray_DATA(array)
 
 
+cdef struct Copies:
+    void *weight
+    void *bias
+    void *mean
+    void *var
+    char *memory
+
+
+cdef size_t room_of(cnp.ndarray array) noexcept:
+    return 0 if array is None else (<size_t>cnp.PyArray_NBYTES(array) + 15) & ~<size_t>15
+
+
+cdef void *copy_to(char **room, cnp.ndarray array) noexcept:
+    if array is None:
+        return NULL
+    cdef void *to = room[0]
+    memcpy(to, cnp.PyArray_DATA(array), <size_t>cnp.PyArray_NBYTES(array))
+    room[0] += room_of(array)
+    return to
+
+
+cdef int copy_parameters(Copies *copies, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray mean,
+                         cnp.ndarray var) except -1:
+    """All of them at once, while the GIL is held: a state that another thread loads meanwhile is seen whole or not.
+
+    The arrays are contiguous. `copies.memory` is for the caller to free, with PyMem_Free.
+    """
+    cdef char *room = <char *>PyMem_Malloc(room_of(weight) + room_of(bias) + room_of(mean) + room_of(var))
+    if room == NULL:
+        raise MemoryError("no memory for the parameters of one call")
+    copies.memory = room
+    copies.weight, copies.bias = copy_to(&room, weight), copy_to(&room, bias)
+    copies.mean, copies.var = copy_to(&room, mean), copy_to(&room, var)
+    return 0
+
+
 cdef cnp.ndarray per_channel_double(object value, str name, Py_ssize_t channels):
     cdef cnp.ndarray array = as_array(value, name)
     check_per_channel(array, name, channels)

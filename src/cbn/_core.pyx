@@ -9,13 +9,19 @@ a) This is the one place of checks. What passes them is safe for C, which trusts
 b) NumPy's C API, no typed memoryviews: these cost more per call, and accept masked and misaligned arrays.
 c) An array becomes the triple (outer, channels, inner) once, in `lay_out`. C never sees axes.
 d) The running statistics are committed last, in one piece that no signal can split, by `commit`.
+e) What several threads may write and read at once, parameters and statistics, is written under `lock` and with the
+   GIL, and read either way.
 """
 import numbers
+import os
+import threading
 
 import numpy as np
 
 cimport numpy as cnp
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport NAN, expm1, isfinite, log1p
+from libc.string cimport memcpy
 
 
 cdef extern from "Python.h":
@@ -56,10 +62,10 @@ cdef int check_parameters_apart(cnp.ndarray y, cnp.ndarray weight, cnp.ndarray b
 
 def forward(object x_given, object weight, object bias, object eps, object axis, object out, object num_threads,
             object running_mean=None, object running_var=None, object momentum=0.1, object counter=None,
-            object lock=None, object channels=None, object activation=None, object negative_slope=0.01,
+            object channels=None, object activation=None, object negative_slope=0.01,
             object residual=None, object mask=None, object sample_weight=None, bint zero_var=False,
             object nonfinite="propagate", bint zero_debias=False, str variance="unbiased", object history=None):
-    """Training forward; updates the running statistics, counter and history where given, under the lock if any.
+    """Training forward; updates the running statistics, counter and history where given.
 
     Returns y, mean, m2, inv_std, count and x as C saw it. momentum None and zero_debias need a counter; `channels` is
     what x must have; `zero_var` allows a single value per channel; `variance` is a `Convention`'s, and momentum the
@@ -73,6 +79,7 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     cdef cnp.ndarray w, b, y, mean, m2, inv_std
     cdef Parameters parameters
     cdef Running running = None
+    cdef Copies copies
     cdef Options options
     cdef cbn_dtype dtype, param_dtype
     x = lay_out(x, ax, &t)
@@ -106,10 +113,12 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
                                  t.channels, t.inner, n_threads)
         succeed(status)
         refuse_channel(bad_channel(running, mean, m2, count, variance, momentum, counter, zero_debias))
+    copy_parameters(&copies, w, b, None, None)
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
-                             data(w), data(b), c_eps, c_options, dtype, param_dtype, t.outer, t.channels, t.inner,
-                             n_threads)
+                             copies.weight, copies.bias, c_eps, c_options, dtype, param_dtype, t.outer, t.channels,
+                             t.inner, n_threads)
+    PyMem_Free(copies.memory)
     succeed(status)
     bad = None
     if nonfinite != "propagate":
@@ -117,11 +126,8 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     if nonfinite == "raise":
         refuse_channel(bad)
     if running is not None and count and bad is None:
-        if lock is None:
+        with lock:
             commit(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
-        else:
-            with lock:
-                commit(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
     return (y if out is None else out), mean, m2, inv_std, count, x
 
 
@@ -136,6 +142,7 @@ def inference(object x_given, object running_mean, object running_var, object we
     cdef double c_eps = check_eps(eps)
     cdef cnp.ndarray w, b, y, r_mean, r_var
     cdef Parameters parameters, statistics
+    cdef Copies copies
     cdef Options options
     cdef cbn_dtype dtype, param_dtype, stat_dtype
     if running_mean is None or running_var is None:
@@ -155,9 +162,11 @@ def inference(object x_given, object running_mean, object running_var, object we
         check_output_apart(y, x_array, residual, mask, sample_weight, ax, &t)
         check_parameters_apart(y, w, b, r_mean, r_var)
     cdef const cbn_options *c_options = pointer(options)
+    copy_parameters(&copies, w, b, r_mean, r_var)
     with nogil:
-        status = cbn_inference(data(y), data(x), data(w), data(b), data(r_mean), data(r_var), c_eps, c_options, dtype,
-                               param_dtype, stat_dtype, t.outer, t.channels, t.inner, n_threads)
+        status = cbn_inference(data(y), data(x), copies.weight, copies.bias, copies.mean, copies.var, c_eps, c_options,
+                               dtype, param_dtype, stat_dtype, t.outer, t.channels, t.inner, n_threads)
+    PyMem_Free(copies.memory)
     succeed(status)
     return y if out is None else out
 

@@ -96,6 +96,12 @@ def commit_batch(object running_mean, object running_var, cnp.ndarray mean, cnp.
 
 
 def assign(object targets, object values):
-    """All of them in one piece that no signal can split."""
+    """All of them in one piece that no signal and no other thread can split."""
+    pairs = []
     for target, value in zip(targets, values):
-        np.copyto(target, value)
+        if not target.flags.writeable:
+            raise ValueError("statistics and parameters must be writeable; got a read-only array")
+        pairs.append((target, np.broadcast_to(np.asarray(value, target.dtype), target.shape)))
+    with lock:
+        for target, value in pairs:
+            put(target, value)

@@ -2,6 +2,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 
+# One for all layers, since it is held for microseconds. Re-entrant, so that a signal's handler may save the very layer
+# whose call it came into. Taken for a fork, so that the child has no half of a commit, and no lock that nobody frees.
+lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
 cdef class Running:
     """Running statistics that will be written."""
     cdef cnp.ndarray mean, var
@@ -51,11 +58,20 @@ cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str
     if var is None:
         cbn_update_running(data(running.var), <double *>data(m2), divisor, factor, running.dtype, channels)
     else:
-        np.copyto(running.var, var)
+        put(running.var, var)
     if tracked != NULL:
         tracked[0] += 1
     if history is not None and factor > 0:
         remember(<double *>data(history), count, factor)
+
+
+cdef int put(cnp.ndarray target, cnp.ndarray value) except -1:
+    """np.copyto for equal dtypes and shapes, which lets go of the GIL for large arrays; here only if it has to."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(target) and cnp.PyArray_IS_C_CONTIGUOUS(value):
+        memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(value), <size_t>cnp.PyArray_NBYTES(target))
+    else:
+        np.copyto(target, value)
+    return 0
 
 
 cdef void remember(double *history, double count, double factor):

@@ -58,7 +58,6 @@ def forward(layer, x, residual, mask, sample_weight, out):
         layer.running_var if tracked else None,
         layer.convention.weight_of_new(layer.momentum),
         layer.num_batches_tracked if tracked else None,
-        layer._lock,
         layer.num_features,
         layer.activation,
         layer.negative_slope,
@@ -81,24 +80,37 @@ def inverse_std(var, eps):
 
 
 def running_line(layer, out=None):
-    """Return running mean and variance, and the eps that is to be added to the variance; out may not be one of them."""
+    """Return running mean and variance, weight and bias, and the eps that is to be added to the variance.
+
+    They are the layer's own arrays, or copies of one moment where more is computed of them than one call of C. `out` may
+    share no memory with them.
+    """
     if layer.convention.eps_place == "inside":
-        return layer.running_mean, layer.running_var, layer.eps
+        return layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps
     _core.check_layer_apart(layer, out)
     _core.check_not_negative(layer.running_var, "running_var")
+    mean, var, weight, bias = _line_now(layer)
     with np.errstate(all="ignore"):
-        std = np.sqrt(layer.running_var.astype(np.float64)) + _core.check_eps(layer.eps)
-        return layer.running_mean.astype(np.float64), np.square(std), 0.0
+        return mean, np.square(np.sqrt(var) + _core.check_eps(layer.eps)), weight, bias, 0.0
+
+
+def _line_now(layer):
+    """Copies of running mean and variance in float64, and of weight and bias, all of one moment."""
+    with _core.lock:
+        running = (array.astype(np.float64) for array in (layer.running_mean, layer.running_var))
+        return *running, *(None if array is None else np.array(array) for array in (layer.weight, layer.bias))
 
 
 def _frozen(layer, x, residual, mask, sample_weight, out):
     """With the running statistics, as they are now."""
     x = _core.laid_out(x, layer.axis, layer.num_features)
     _core.check_layer_apart(layer, out)
-    mean, var, eps = running_line(layer)
-    mean, var = mean.astype(np.float64), var.astype(np.float64)
-    parameters = (mean, var, layer.weight, layer.bias, eps, layer.axis)
+    if layer.convention.eps_place == "inside":
+        mean, var, weight, bias, eps = *_line_now(layer), layer.eps
+    else:
+        mean, var, weight, bias, eps = running_line(layer)
     extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
+    parameters = (mean, var, weight, bias, eps, layer.axis)
     y = _core.inference(x, *parameters, out, None, layer.num_features, *extras)
     inv_std = inverse_std(var, eps)
     return y, Batch(layer, x, y, mean, inv_std, residual, mask, sample_weight, training=False)
@@ -115,7 +127,7 @@ def _is_skipped(layer, *arrays):
 def _collected(layer, collect, moments):
     """Hand over the moments of batches, by nonfinite's rule, in place of moving the running statistics."""
     kept = [batch for batch in moments if layer.nonfinite == "propagate" or not _is_skipped(layer, *batch[1:])]
-    with layer._lock:
+    with _core.lock:
         for batch in kept:
             collect(*batch)
 
@@ -204,7 +216,7 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
         _moved(layer, running, [_core.moments(x[part], layer.axis, None, *given[1:]) for part, given in pairs])
     batches, moments = [], []
     for part, given in zip(slices, parts, strict=True):
-        arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None, None, None, None, None, None, None)
+        arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None, None, None, None, None, None)
         extras = (layer.activation, layer.negative_slope, *given, True)
         _, mean, m2, inv_std, count, _ = _core.forward(x[part], *arguments, *extras)
         batches.append(Batch(layer, x[part], y[part], mean, inv_std, *given))
@@ -212,7 +224,7 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
     if collect is not None:
         _collected(layer, collect, moments)
     else:
-        with layer._lock:
+        with _core.lock:
             _core.assign(running, _moved(layer, running, moments))
     return (y if out is None else out), Ghosts(slices, batches, x, y, layer.axis)
 
@@ -264,7 +276,7 @@ def _renormalized(layer, x, residual, mask, sample_weight, out):
     if collect is not None:
         _collected(layer, collect, [(count, mean, m2)])
     elif count and not skipped:
-        with layer._lock:
+        with _core.lock:
             targets = [*running, layer.renorm_mean, layer.renorm_std, layer._history]
             _core.assign(targets, _moved_renormalized(layer, mean, std))
     batch = Renormalized(layer, x, y, mean, inv_std, residual, mask, sample_weight)

@@ -58,8 +58,7 @@ def load_state(layer, state, strict=True, names=None):
     targets = {key: target[key] for key in values}
     if "running_var" in values:
         targets["history"], values["history"] = layer._history, _history_of(metadata, values, layer)
-    with layer._lock:
-        _core.assign(targets.values(), values.values())
+    _core.assign(targets.values(), values.values())
     return LoadResult(missing, unexpected)
 
 

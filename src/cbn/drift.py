@@ -161,7 +161,7 @@ def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
     if not count >= 2:  # weights that sum to little more than 1 would make their unbiased variance any number
         raise ValueError(f"x must have 2 values or more per channel, or weights that sum to that; got {count}")
     samples = min(independent, count) if samples is None else _number("samples", samples, 1, count)
-    with layer._lock:
+    with _core.lock:
         running_mean, running_var = (a.astype(np.float64) for a in (layer.running_mean, layer.running_var))
     _core.check_not_negative(running_var, "running_var")
     var = moments.var(1 if layer.convention.variance == "unbiased" and not layer.renorm else 0)

@@ -1,6 +1,5 @@
 """features: feature normalization, (x - mean) / std per feature over a whole data set that may come in batches."""
 
-import threading
 
 import numpy as np
 
@@ -71,7 +70,7 @@ class FeatureNormalizer:
     (array([[0., 2.]]), array([[3., 7.]]))
     """
 
-    __slots__ = ("_axis", "_lock", "_nan", "_state", "_with_mean", "_with_std")
+    __slots__ = ("_axis", "_nan", "_state", "_with_mean", "_with_std")
     _name = "x"  # in errors
 
     def __init__(self, *, axis=1, with_mean=True, with_std=True, nan="skip", moments=None):
@@ -81,7 +80,6 @@ class FeatureNormalizer:
         self._with_mean = _core.check_flag(with_mean, "with_mean")
         self._with_std = _core.check_flag(with_std, "with_std")
         self._nan = missing.check_policy(nan)
-        self._lock = threading.Lock()
         self._state = None if moments is None else self._state_of(_copied(moments), _OF_MOMENTS)
 
     def __repr__(self):
@@ -134,7 +132,7 @@ class FeatureNormalizer:
         array([2.])
         """
         state = self._grown(None, self._moments_of(x, sample_weight))
-        with self._lock:
+        with _core.lock:
             self._state = state
         return self
 
@@ -163,7 +161,7 @@ class FeatureNormalizer:
         Moments(count=3, mean=array([2.]), m2=array([2.]))
         """
         found = self._moments_of(x, sample_weight)
-        with self._lock:
+        with _core.lock:
             self._state = self._grown(self._state, found)
         return self
 
@@ -242,19 +240,9 @@ class FeatureNormalizer:
         """
         state = _fitted(self._grown(None, self._moments_of(x, sample_weight)), "transform")
         y = state.applied(*self._checked(state, x), out)
-        with self._lock:
+        with _core.lock:
             self._state = state
         return y
-
-    def __getstate__(self):
-        others, slots = super().__getstate__()
-        return others, {name: value for name, value in slots.items() if name != "_lock"}
-
-    def __setstate__(self, state):
-        for part in filter(None, state):
-            for name, value in part.items():
-                setattr(self, name, value)
-        self._lock = threading.Lock()
 
     def _checked(self, state, x):
         """x and its axis of features, of which there must be as many as in the state, if any."""

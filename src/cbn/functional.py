@@ -112,7 +112,7 @@ def batch_norm(
     extras = (activation, negative_slope, residual, mask, sample_weight)
     if training is not False and _core.check_flag(training, "training"):
         _core.check_momentum(momentum)
-        running = (running_mean, running_var, momentum, None, None, None)
+        running = (running_mean, running_var, momentum, None, None)
         return _core.forward(x, weight, bias, eps, axis, out, num_threads, *running, *extras)[0]
     return _core.inference(x, running_mean, running_var, weight, bias, eps, axis, out, num_threads, None, *extras)
 

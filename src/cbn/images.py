@@ -13,8 +13,9 @@ def _of_layer(layer):
     if not isinstance(layer, BatchNorm):
         raise TypeError(f"layer must be a BatchNorm; got {type(layer).__name__}")
     options.check_evaluation(layer, "layer")
-    bias = 0.0 if layer.bias is None else layer.bias.astype(np.float64)
-    line = layer.running_mean.astype(np.float64), layer.affine_map()[0], bias
+    with _core.lock:
+        bias = 0.0 if layer.bias is None else layer.bias.astype(np.float64)
+        line = layer.running_mean.astype(np.float64), layer.affine_map()[0], bias
     return layer.num_features, line, layer.activation, layer.negative_slope
 
 

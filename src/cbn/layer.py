@@ -1,7 +1,5 @@
 """layer: batch normalization with parameters, running statistics and a backward pass."""
 
-import threading
-
 import numpy as np
 
 from . import _core, batches, conventions, options
@@ -171,7 +169,6 @@ class BatchNorm(State):
         self.renorm_mean, self.renorm_std = self._new(renorm), self._new(renorm)
         self.weight_grad = self.bias_grad = None
         self._forget()
-        self._lock = threading.Lock()
         self.reset_parameters()
 
     def _new(self, wanted):
@@ -210,13 +207,13 @@ class BatchNorm(State):
         if self._ranks is not None:
             options.check_rank(self, x)
         if not self.training and self.running_mean is not None:
-            mean, var, eps = batches.running_line(self, out)
+            mean, var, weight, bias, eps = batches.running_line(self, out)
             return _core.inference(
                 x,
                 mean,
                 var,
-                self.weight,
-                self.bias,
+                weight,
+                bias,
                 eps,
                 self.axis,
                 out,
@@ -271,7 +268,7 @@ class BatchNorm(State):
         for array in written:
             _core.check_layer_apart(self, array)
         dx, dweight, dbias, *dresidual = saved.gradients(self, dy, out)
-        with self._lock, np.errstate(all="ignore"):
+        with _core.lock, np.errstate(all="ignore"):
             self.weight_grad = None if self.weight is None else dweight.astype(self.dtype, copy=False)
             self.bias_grad = None if self.bias is None else dbias.astype(self.dtype, copy=False)
             if self._saved is saved and any(map(saved.shares_memory, written)):

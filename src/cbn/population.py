@@ -230,7 +230,4 @@ def _set(populations):
             _core.refuse_channel(_core.first_not_finite(*own[:2]))
         targets += [target for target, _ in pairs]
         values += own
-    with ExitStack() as stack:
-        for layer in sorted(populations, key=id):  # in one order, lest two runs wait for each other
-            stack.enter_context(layer._lock)
-        _core.assign(targets, values)
+    _core.assign(targets, values)

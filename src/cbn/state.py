@@ -1,7 +1,6 @@
 """state: what a layer is between calls: its mode, state dict, file and copies, and what it is held against."""
 
 import copy
-import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -30,14 +29,11 @@ class State:
     def reset_running_stats(self):
         """Set the running statistics to 0 (mean) and 1 (var), those of renorm, too, and num_batches_tracked to 0."""
         if self.running_mean is not None:
-            with self._lock:
-                self.running_mean[...] = 0
-                self.running_var[...] = 1
-                self.num_batches_tracked[...] = 0
-                self._history[...] = 0, 1
-                if self.renorm_mean is not None:
-                    self.renorm_mean[...] = 0
-                    self.renorm_std[...] = 1
+            pairs = [(self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)]
+            pairs += [(self._history, (0, 1))]
+            if self.renorm_mean is not None:
+                pairs += [(self.renorm_mean, 0), (self.renorm_std, 1)]
+            _core.assign(*zip(*pairs, strict=True))
 
     def reset_parameters(self):
         """Reset the running statistics, and set weight to 1 and bias to 0."""
@@ -62,7 +58,7 @@ class State:
     @convention.setter
     def convention(self, value):
         value, before = conventions.named(value), self._convention
-        with self._lock:
+        with _core.lock:
             self._convention = value
             try:
                 options.check_together(self)
@@ -113,11 +109,12 @@ class State:
         if self.running_mean is None:
             raise RuntimeError("affine_map must be called on a layer with running statistics; got none")
         _core.check_not_negative(self.running_var, "running_var")
-        _, var, eps = batches.running_line(self)
-        scale = batches.inverse_std(var.astype(np.float64), eps)
-        if self.weight is not None:
-            scale *= self.weight
-        return scale, (0 if self.bias is None else self.bias) - scale * self.running_mean
+        with _core.lock:
+            mean, var, weight, bias, eps = batches.running_line(self)
+            scale = batches.inverse_std(var.astype(np.float64), eps)
+            if weight is not None:
+                scale *= weight
+            return scale, (0 if bias is None else bias) - scale * mean
 
     def check(self, x, dy=None, *, residual=None, mask=None, sample_weight=None):
         """Compare forward, backward, running update and inference on x with the oracle. Leaves the layer as it was.
@@ -213,7 +210,7 @@ class State:
             ``_metadata`` holds the version (2), eps, the convention, `count`, and the weight that the start of the
             running variance still has. ``torch.from_numpy`` of each array makes it a state for torch.
         """
-        with self._lock:
+        with _core.lock:
             state = OrderedDict((name, value.copy()) for name, value in self._state().items())
             known = self._known_history()
         own = {"version": 2, "eps": self.eps, "convention": self.convention.to_dict(), **known}
@@ -289,11 +286,10 @@ class State:
         return checkpoint.load(cls, path)
 
     def __getstate__(self):
-        left_out = ("_lock", "_saved", "_collect")
-        with self._lock:
+        left_out = ("_saved", "_collect")
+        with _core.lock:
             return {name: copy.copy(value) for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._saved, self._why_none = None, "a copy of a layer"
-        self._lock = threading.Lock()
