@@ -33,9 +33,15 @@ cdef int dtype_of(cnp.ndarray array) except -2:
     return CBN_BFLOAT16 if type_num == _bfloat16 else -1
 
 
+cdef bint is_masked(object value):
+    """Nothing is, as long as nobody has imported numpy.ma: it takes long, and a fork meanwhile, in another thread, would
+    leave the child an import that never ends."""
+    return isinstance(value, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
+
+
 cpdef object unmasked(object value, str name):
     """value as an array, of any dtype."""
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         raise TypeError(f"{name} must be an array without a mask; got a masked array: "
                         "use its filled() values, or its data if the mask is to be ignored")
     return np.asarray(value)
@@ -147,7 +153,7 @@ cdef cnp.ndarray output(object out, cnp.ndarray x, int axis, Triple *triple, str
         if triple.channels_last:
             return np.empty_like(x, dtype=np.float32 if is_image else None)
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), type_num, 0)
-    if not cnp.PyArray_CheckExact(out) and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+    if not cnp.PyArray_CheckExact(out) and (not isinstance(out, np.ndarray) or is_masked(out)):
         raise TypeError(f"{name} must be a NumPy array without a mask; got {type(out).__name__}")
     array = out
     if cnp.PyArray_TYPE(array) != type_num or not cnp.PyArray_ISNOTSWAPPED(array):
@@ -238,7 +244,7 @@ cdef class Parameters:
 
     cdef cnp.ndarray updated(self, object value, str name):
         """A running statistic that will be written in place."""
-        if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        if not isinstance(value, np.ndarray) or is_masked(value):
             raise TypeError(f"{name} must be a NumPy array without a mask to be updated; got {type(value).__name__}")
         array = self.check(value, name)
         if array is not value and not (np.shares_memory(array, value) or array.size == 0):

@@ -14,6 +14,7 @@ e) What several threads may write and read at once, parameters and statistics, i
 """
 import numbers
 import os
+import sys
 import threading
 
 import numpy as np

@@ -1,0 +1,151 @@
+"""test_layer_threads: one layer in several threads and in handlers of signals: nothing lost, nothing torn, no deadlock."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from threads import run
+
+import cbn
+
+LARGE = 3000  # channels: NumPy copies so many without the GIL
+
+
+def numbered(number):
+    """A state of which each array tells the number. With it y of x = 0 is (0 - number) / number * number + number = 0."""
+    state = {name: np.full(LARGE, number, np.float32) for name in ("weight", "bias", "running_mean")}
+    return {**state, "running_var": state["weight"] ** 2, "num_batches_tracked": np.array(number)}
+
+
+def test_evaluation_sees_a_loaded_state_whole():
+    """A served layer whose state is replaced: each y is of one state, all of it."""
+    layer = cbn.BatchNorm(LARGE, eps=0.0).eval()
+    states = [numbered(n) for n in (1, 2, 4, 8)]
+    layer.load_state_dict(states[0])
+    x = np.zeros((1, LARGE), np.float32)
+    done, torn, served = threading.Event(), [], [0]
+
+    def load():
+        for turn in range(400):
+            layer.load_state_dict(states[turn % len(states)])
+        done.set()
+
+    def serve():
+        while not done.is_set():
+            y = layer(x)
+            if y.any():
+                torn.append(y)
+            served[0] += 1
+
+    run(lambda work: work(), [(load,), (serve,), (serve,)])
+    assert served[0] > 10 and not torn
+
+
+@pytest.mark.parametrize("options", [{}, {"convention": "lecture"}, {"renorm": True}, {"virtual_batch_size": 8}])
+def test_copies_of_a_state_are_whole_while_others_train(options):
+    """All channels get the same values, so all of a copied state agrees, and no batch is lost."""
+    layer = cbn.BatchNorm(LARGE, momentum=0.5, **options)
+    x = np.repeat(np.linspace(-1, 1, 16, dtype=np.float32)[:, None], LARGE, axis=1)
+    done, seen = threading.Event(), []
+
+    def train():
+        for turn in range(30):
+            layer(x * (turn + 1))
+
+    def look():
+        while not done.is_set():
+            seen.append(layer.state_dict())
+            seen[:-20] = []
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    run(train, [()] * 3)
+    done.set()
+    looking.join()
+    assert layer.num_batches_tracked == 3 * 30 * (2 if "virtual_batch_size" in options else 1)
+    for state in seen:
+        for name in ("running_mean", "running_var"):
+            assert np.unique(state[name]).size == 1, name
+
+
+def test_different_layers_are_independent():
+    """Whatever thread commits: each layer ends as it does alone."""
+    rng = np.random.default_rng(0)
+    batches = rng.standard_normal((20, 64, 5)).astype(np.float32)
+    alone, layers = cbn.BatchNorm(5), [cbn.BatchNorm(5) for _ in range(6)]
+    for x in batches:
+        alone(x)
+
+    def train(layer):
+        for x in batches:
+            layer(x)
+
+    run(train, [(layer,) for layer in layers])
+    for layer in layers:
+        np.testing.assert_array_equal(layer.running_var, alone.running_var)
+
+
+HANDLER = """
+import pickle, signal, sys
+import numpy as np, cbn
+layer = cbn.BatchNorm(2000, **eval(sys.argv[1]))
+x = np.random.default_rng(0).standard_normal((16, 2000)).astype(np.float32)
+handled, torn = [], []
+def handler(*_):  # as one that saves before the process ends
+    state = layer.state_dict()
+    pickle.dumps(layer)
+    layer.affine_map()
+    handled.append(int(state["num_batches_tracked"]))
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+batches = 0
+while len(handled) < 300:
+    layer(x)
+    layer.state_dict()
+    batches += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+parts = 2 if layer.virtual_batch_size else 1
+print(int(layer.num_batches_tracked) == batches * parts, all(n % parts == 0 for n in handled))
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"convention": "lecture"}, {"renorm": True}, {"virtual_batch_size": 8}])
+def test_a_handler_of_a_signal_may_save_the_layer(options):
+    """It may have come into the commit of that very layer: it neither waits for ever nor sees half of a batch."""
+    command = [sys.executable, "-c", HANDLER, repr(options)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.stdout.split() == ["True", "True"], result.stderr
+
+
+def test_a_child_of_fork_can_commit_while_others_train():
+    """The lock is nobody's in the child, whoever held it in the parent."""
+    code = """
+import os, threading, warnings
+import numpy as np, cbn
+warnings.simplefilter("ignore")
+layer = cbn.BatchNorm(2000, virtual_batch_size=8)
+x = np.random.default_rng(0).standard_normal((16, 2000)).astype(np.float32)
+done, bad = threading.Event(), 0
+def train():
+    while not done.is_set():
+        layer(x)
+threads = [threading.Thread(target=train) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(60):
+    pid = os.fork()
+    if pid == 0:
+        before = int(layer.num_batches_tracked)
+        layer(x)
+        whole = before % 2 == 0 and layer.num_batches_tracked == before + 2
+        os._exit(0 if whole else 9)
+    bad += os.waitpid(pid, 0)[1] != 0
+done.set()
+for thread in threads:
+    thread.join()
+print(bad)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.stdout.split() == ["0"], result.stderr
