@@ -307,7 +307,9 @@ cdef int copy_parameters(Copies *copies, cnp.ndarray weight, cnp.ndarray bias, c
 cdef cnp.ndarray per_channel_double(object value, str name, Py_ssize_t channels):
     cdef cnp.ndarray array = as_array(value, name)
     check_per_channel(array, name, channels)
-    return np.ascontiguousarray(array, dtype=np.float64)
+    if cnp.PyArray_TYPE(array) != cnp.NPY_DOUBLE:
+        return widened(array)
+    return contiguous(array)
 
 
 cdef cnp.ndarray new_doubles(Py_ssize_t channels):

@@ -12,6 +12,7 @@ d) The running statistics are committed last, in one piece that no signal can sp
 e) What several threads may write and read at once, parameters and statistics, is written under `lock` and with the
    GIL, and read either way.
 """
+import functools
 import numbers
 import os
 import sys
@@ -31,6 +32,7 @@ cdef extern from "Python.h":
 
 cnp.import_array()
 
+include "_rounding.pxi"
 include "_checks.pxi"
 include "_numbers.pxi"
 include "_options.pxi"
@@ -63,12 +65,13 @@ cdef int check_parameters_apart(cnp.ndarray y, cnp.ndarray weight, cnp.ndarray b
 
 def forward(object x_given, object weight, object bias, object eps, object axis, object out, object num_threads,
             object running_mean=None, object running_var=None, object momentum=0.1, object counter=None,
-            object channels=None, object activation=None, object negative_slope=0.01,
+            bint later=False, object channels=None, object activation=None, object negative_slope=0.01,
             object residual=None, object mask=None, object sample_weight=None, bint zero_var=False,
             object nonfinite="propagate", bint zero_debias=False, str variance="unbiased", object history=None):
     """Training forward; updates the running statistics, counter and history where given.
 
-    Returns y, mean, m2, inv_std, count and x as C saw it. momentum None and zero_debias need a counter; `channels` is
+    Returns y, mean, m2, inv_std, count, x as C saw it, and None or, if `later`, the `Update` that is still to be
+    committed. momentum None and zero_debias need a counter; `channels` is
     what x must have; `zero_var` allows a single value per channel; `variance` is a `Convention`'s, and momentum the
     weight of the new value.
     """
@@ -126,10 +129,14 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
         bad = bad_channel(running, mean, m2, count, variance, momentum, counter, zero_debias)
     if nonfinite == "raise":
         refuse_channel(bad)
+    cdef Update update = None
     if running is not None and count and bad is None:
+        update = update_of(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
+    result = (y if out is None else out), mean, m2, inv_std, count, x, (update if later else None)
+    if update is not None and not later:
         with lock:
-            commit(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
-    return (y if out is None else out), mean, m2, inv_std, count, x
+            update.commit()  # last: what comes after it could fail
+    return result
 
 
 def inference(object x_given, object running_mean, object running_var, object weight, object bias, object eps,

@@ -16,7 +16,7 @@ cdef cnp.ndarray image_numbers(object value, str name, Py_ssize_t channels):
     """mean or std as doubles: finite numbers, one per channel."""
     cdef cnp.ndarray array = real(value, name)
     check_per_channel(array, name, channels)
-    array = np.ascontiguousarray(array, dtype=np.float64)
+    array = widened(array)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite in every channel; got {array}")
     return array
@@ -29,7 +29,8 @@ cdef cnp.ndarray image_std(object std, Py_ssize_t channels):
     return array
 
 
-cdef tuple image_line(cnp.ndarray mean, cnp.ndarray std, object layer_line):
+@default_rounding
+def image_line(mean, std, layer_line):
     """mean, scale and shift as C takes them.
 
     With a layer's mean m, scale s and shift b: ((x / 255 - mean) / std - m) * s + b, where all that is subtracted from

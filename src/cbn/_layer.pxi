@@ -95,13 +95,44 @@ def commit_batch(object running_mean, object running_var, cnp.ndarray mean, cnp.
            counter, zero_debias, history)
 
 
-def assign(object targets, object values):
-    """All of them in one piece that no signal and no other thread can split."""
-    pairs = []
+cdef list pairs_of(object targets, object values):
+    """Targets and what `put` takes for them, which are no parts of targets."""
+    cdef list pairs = []
     for target, value in zip(targets, values):
-        if not target.flags.writeable:
-            raise ValueError("statistics and parameters must be writeable; got a read-only array")
-        pairs.append((target, np.broadcast_to(np.asarray(value, target.dtype), target.shape)))
+        if not target.flags.writeable or (target.ndim > 1 and not target.flags.c_contiguous):
+            raise ValueError("arrays of a layer must be writeable, and of rank 1 or contiguous; got another array")
+        pairs.append((target, np.array(np.broadcast_to(value, target.shape), dtype=target.dtype, order="C")))
+    return pairs
+
+
+cdef void write(list pairs):
+    cdef tuple pair
+    for pair in pairs:
+        put(<cnp.ndarray>pair[0], <cnp.ndarray>pair[1])
+
+
+def assign(object targets, object values):
+    """All of them in one piece: all that can fail comes first, and no signal or other thread can split the rest."""
     with lock:
-        for target, value in pairs:
-            put(target, value)
+        write(pairs_of(targets, values))
+
+
+def complete(object layer, object update, object saved, str why_none, object mean, object inv_std):
+    """The end of a training call: the statistics and what backward needs, in one piece.
+
+    update is None, an `Update`, or a function that gives arrays and the values for them.
+    """
+    with lock:
+        if isinstance(update, Update):
+            (<Update>update).commit()
+        elif update is not None:
+            targets, values = update()
+            assign(targets, values)
+        layer._saved, layer._why_none, layer.batch_mean, layer.batch_inv_std = saved, why_none, mean, inv_std
+
+
+def put_back(list states):
+    """Update dicts by others that have the same keys, which takes no memory."""
+    cdef tuple pair
+    for pair in states:
+        (<dict>pair[0]).update(<dict>pair[1])

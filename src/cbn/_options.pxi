@@ -42,7 +42,7 @@ cdef object checked_mask(object mask, object shape):
 
 
 cpdef object checked_sample_weight(object sample_weight, object shape):
-    value = real(sample_weight, "sample_weight").astype(np.float64)
+    value = widened(real(sample_weight, "sample_weight"))
     fits = (value == 0) | ((value >= 1e-100) & (value <= 1e100))  # so that no sum over- or underflows
     if not fits.all():
         raise ValueError(f"sample_weight must be 0 or lie between 1e-100 and 1e100; got {value[~fits].flat[0]}")

@@ -20,6 +20,27 @@ cdef class Running:
         self.dtype = parameters.dtype
 
 
+cdef class Update:
+    """What a batch does to running statistics."""
+    cdef Running running
+    cdef cnp.ndarray mean, m2, counter, history
+    cdef object count, momentum
+    cdef str variance
+    cdef bint zero_debias
+
+    cdef commit(self):
+        commit(self.running, self.mean, self.m2, self.count, self.variance, self.momentum, self.counter,
+               self.zero_debias, self.history)
+
+
+cdef Update update_of(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance, object momentum,
+                      cnp.ndarray counter, bint zero_debias, cnp.ndarray history):
+    cdef Update update = Update()
+    update.running, update.mean, update.m2, update.counter, update.history = running, mean, m2, counter, history
+    update.count, update.momentum, update.variance, update.zero_debias = count, momentum, variance, zero_debias
+    return update
+
+
 cdef int check_running_apart(Running running, cnp.ndarray x, cnp.ndarray weight, cnp.ndarray bias) except -1:
     """That the update changes nothing but the running statistics."""
     cdef cnp.ndarray other
@@ -40,20 +61,33 @@ cdef object averaged_deviation(cnp.ndarray var, cnp.ndarray m2, object count, do
 
 cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance, object momentum,
             cnp.ndarray counter=None, bint zero_debias=False, cnp.ndarray history=None):
+    """`write_batch` in the default rounding state."""
+    cdef unsigned long long saved = cbn_fp_enter()
+    try:
+        write_batch(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
+    finally:
+        cbn_fp_leave(saved)
+
+
+cdef write_batch(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance, object momentum,
+                 cnp.ndarray counter, bint zero_debias, cnp.ndarray history):
     """Both running statistics, the counter and the history. `variance` is a `Convention`'s, momentum weighs the new.
 
     With `zero_debias` the mean counts the batches so far, not its start.
     """
     cdef int64_t *tracked = <int64_t *>data(counter)
-    cdef double factor = 1.0 / (tracked[0] + 1) if momentum is None else momentum
-    cdef double mean_factor = factor
-    cdef double divisor = count - 1 if variance == "unbiased" and count > 1 else count
+    cdef double *known = <double *>data(history)
+    cdef double values = count, factor = 1.0 / (tracked[0] + 1) if momentum is None else momentum
+    cdef double mean_factor = factor, divisor = values - 1 if variance == "unbiased" and values > 1 else values
     if zero_debias and momentum is not None and factor > 0:
         mean_factor = factor / -expm1((tracked[0] + 1) * log1p(-factor))
     cdef Py_ssize_t channels = cnp.PyArray_DIM(mean, 0)
-    if history is not None and (<double *>data(history))[0] == 0 and (running.var != 1).any():
-        history[:] = NAN, 0  # filled by hand before the first batch: as a state that says nothing of its batches
-    var = averaged_deviation(running.var, m2, count, factor) if variance == "deviation" else None
+    # filled by hand before the first batch: as a state that says nothing of its batches
+    cdef bint by_hand = known != NULL and known[0] == 0 and (running.var != 1).any()
+    cdef cnp.ndarray var = None
+    if variance == "deviation":
+        var = averaged_deviation(running.var, m2, count, factor)
+    # from here on nothing can fail, and no signal is handled
     cbn_update_running(data(running.mean), <double *>data(mean), 1, mean_factor, running.dtype, channels)
     if var is None:
         cbn_update_running(data(running.var), <double *>data(m2), divisor, factor, running.dtype, channels)
@@ -61,20 +95,27 @@ cdef commit(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str
         put(running.var, var)
     if tracked != NULL:
         tracked[0] += 1
-    if history is not None and factor > 0:
-        remember(<double *>data(history), count, factor)
+    if by_hand:
+        known[0], known[1] = NAN, 0
+    if known != NULL and factor > 0:
+        remember(known, values, factor)
 
 
-cdef int put(cnp.ndarray target, cnp.ndarray value) except -1:
-    """np.copyto for equal dtypes and shapes, which lets go of the GIL for large arrays; here only if it has to."""
-    if cnp.PyArray_IS_C_CONTIGUOUS(target) and cnp.PyArray_IS_C_CONTIGUOUS(value):
-        memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(value), <size_t>cnp.PyArray_NBYTES(target))
-    else:
-        np.copyto(target, value)
-    return 0
+cdef void put(cnp.ndarray target, cnp.ndarray value) noexcept:
+    """Copy a value in C order into a target of its dtype and size, and of rank 1 or in C order.
+
+    np.copyto does it without the GIL if there is much of it, and others would see half.
+    """
+    cdef Py_ssize_t i, itemsize = cnp.PyArray_ITEMSIZE(target)
+    cdef Py_ssize_t step = cnp.PyArray_STRIDE(target, 0) if cnp.PyArray_NDIM(target) == 1 else itemsize
+    if cnp.PyArray_IS_C_CONTIGUOUS(target):
+        memcpy(data(target), data(value), <size_t>cnp.PyArray_NBYTES(target))
+        return
+    for i in range(cnp.PyArray_SIZE(value)):
+        memcpy(<char *>data(target) + i * step, <char *>data(value) + i * itemsize, itemsize)
 
 
-cdef void remember(double *history, double count, double factor):
+cdef void remember(double *history, double count, double factor) noexcept:
     """The count of all batches, NaN once they differ, and the weight that the start of the variance still has."""
     if history[0] == 0 or factor == 1:
         history[0] = count

@@ -1,5 +1,7 @@
 """batches: what a training call of a layer does and keeps: one batch, ghost batches, a renormalized or a frozen one."""
 
+from functools import partial
+
 import numpy as np
 
 from . import _core
@@ -31,8 +33,9 @@ class Batch:
         return any(a is not None and np.may_share_memory(a, array) for a in (self.x, self.y))
 
 
+@_core.default_rounding
 def forward(layer, x, residual, mask, sample_weight, out):
-    """Return y and the batch, once the running statistics have been updated."""
+    """Return y, the batch, and the update of the running statistics that `_core.complete` takes."""
     given = (residual, mask, sample_weight)
     if layer.frozen and layer.running_mean is None:
         raise ValueError("frozen must be False without running statistics; got True")
@@ -46,7 +49,7 @@ def forward(layer, x, residual, mask, sample_weight, out):
         return _renormalized(layer, x, *given, out)
     collect = layer._collect if layer.training else None
     tracked = layer.training and layer.track_running_stats and collect is None
-    y, mean, m2, inv_std, count, x = _core.forward(
+    y, mean, m2, inv_std, count, x, update = _core.forward(
         x,
         layer.weight,
         layer.bias,
@@ -58,6 +61,7 @@ def forward(layer, x, residual, mask, sample_weight, out):
         layer.running_var if tracked else None,
         layer.convention.weight_of_new(layer.momentum),
         layer.num_batches_tracked if tracked else None,
+        True,
         layer.num_features,
         layer.activation,
         layer.negative_slope,
@@ -70,7 +74,7 @@ def forward(layer, x, residual, mask, sample_weight, out):
     )
     if collect is not None:
         _collected(layer, collect, [(count, mean, m2)])
-    return y, Batch(layer, x, y, mean, inv_std, *given)
+    return y, Batch(layer, x, y, mean, inv_std, *given), update
 
 
 def inverse_std(var, eps):
@@ -79,6 +83,7 @@ def inverse_std(var, eps):
     return np.divide(1, np.sqrt(square), out=np.zeros_like(square), where=square != 0)
 
 
+@_core.default_rounding
 def running_line(layer, out=None):
     """Return running mean and variance, weight and bias, and the eps that is to be added to the variance.
 
@@ -113,7 +118,7 @@ def _frozen(layer, x, residual, mask, sample_weight, out):
     parameters = (mean, var, weight, bias, eps, layer.axis)
     y = _core.inference(x, *parameters, out, None, layer.num_features, *extras)
     inv_std = inverse_std(var, eps)
-    return y, Batch(layer, x, y, mean, inv_std, residual, mask, sample_weight, training=False)
+    return y, Batch(layer, x, y, mean, inv_std, residual, mask, sample_weight, training=False), None
 
 
 def _is_skipped(layer, *arrays):
@@ -132,8 +137,9 @@ def _collected(layer, collect, moments):
             collect(*batch)
 
 
+@_core.default_rounding
 def _moved(layer, running, moments):
-    """Copies of the running statistics (if any), moved by one batch after the other; by nonfinite's rule."""
+    """The running statistics (if any), and copies moved by one batch after the other; by nonfinite's rule."""
     copies, momentum = [array.copy() for array in running], layer.convention.weight_of_new(layer.momentum)
     for count, mean, m2 in moments:
         if not count:
@@ -144,7 +150,7 @@ def _moved(layer, running, moments):
             _core.commit_batch(*copies[:2], mean, m2, count, *options)
         if layer.nonfinite != "propagate" and _is_skipped(layer, mean, m2, *copies[:2]):
             copies = before
-    return copies
+    return running, copies
 
 
 # --- ghost batches ---
@@ -173,6 +179,7 @@ class Ghosts:
         self.mean, self.inv_std = batches[-1].mean, batches[-1].inv_std
         self.residual = batches[0].residual
 
+    @_core.default_rounding
     def gradients(self, layer, dy, out):
         """dx by batches; dweight and dbias of all, added in float64."""
         dy = _core.same_as(dy, "dy", self.x, self.axis)
@@ -197,7 +204,7 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
     x = _core.laid_out(x_given, layer.axis, layer.num_features)
     if layer.axis in (0, -x.ndim):
         raise ValueError(f"axis must not be 0, along which ghost batches are cut; got {layer.axis} for rank {x.ndim}")
-    collect = layer._collect
+    collect, update = layer._collect, None
     tracked = layer.track_running_stats and collect is None
     running = (*_core.checked_running(layer, x), layer._history) if tracked else ()
     _core.check_layer_apart(layer, out)
@@ -216,17 +223,29 @@ def _ghosts(layer, x_given, residual, mask, sample_weight, out):
         _moved(layer, running, [_core.moments(x[part], layer.axis, None, *given[1:]) for part, given in pairs])
     batches, moments = [], []
     for part, given in zip(slices, parts, strict=True):
-        arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None, None, None, None, None, None)
+        arguments = (
+            layer.weight,
+            layer.bias,
+            layer.eps,
+            layer.axis,
+            y[part],
+            None,
+            None,
+            None,
+            None,
+            None,
+            False,
+            None,
+        )
         extras = (layer.activation, layer.negative_slope, *given, True)
-        _, mean, m2, inv_std, count, _ = _core.forward(x[part], *arguments, *extras)
+        _, mean, m2, inv_std, count, *_ = _core.forward(x[part], *arguments, *extras)
         batches.append(Batch(layer, x[part], y[part], mean, inv_std, *given))
         moments.append((count, mean, m2))
     if collect is not None:
         _collected(layer, collect, moments)
     else:
-        with _core.lock:
-            _core.assign(running, _moved(layer, running, moments))
-    return (y if out is None else out), Ghosts(slices, batches, x, y, layer.axis)
+        update = partial(_moved, layer, running, moments)
+    return (y if out is None else out), Ghosts(slices, batches, x, y, layer.axis), update
 
 
 # --- batch renormalization ---
@@ -237,6 +256,7 @@ class Renormalized(Batch):
 
     r = d = None
 
+    @_core.default_rounding
     def gradients(self, layer, dy, out):
         with np.errstate(all="ignore"):
             weight = self.r if layer.weight is None else self.r * layer.weight
@@ -268,24 +288,23 @@ def _renormalized(layer, x, residual, mask, sample_weight, out):
         weight, bias = (r, d) if layer.weight is None else (r * layer.weight, d * layer.weight)
         bias = bias if layer.bias is None else bias + layer.bias
         std = np.sqrt(var + layer.eps)
-    collect, checks = layer._collect, layer.nonfinite != "propagate"
-    moved = _moved_renormalized(layer, mean, std)[:2] if checks and collect is None else ()
+    collect, update, checks = layer._collect, None, layer.nonfinite != "propagate"
+    moved = _moved_renormalized(layer, running, mean, std)[1][:2] if checks and collect is None else ()
     skipped = checks and _is_skipped(layer, mean, m2, *moved)
     extras = (layer.activation, layer.negative_slope, residual, mask, sample_weight)
     y = _core.inference(x, mean, var, weight, bias, layer.eps, layer.axis, out, None, layer.num_features, *extras)
     if collect is not None:
         _collected(layer, collect, [(count, mean, m2)])
     elif count and not skipped:
-        with _core.lock:
-            targets = [*running, layer.renorm_mean, layer.renorm_std, layer._history]
-            _core.assign(targets, _moved_renormalized(layer, mean, std))
+        update = partial(_moved_renormalized, layer, running, mean, std)
     batch = Renormalized(layer, x, y, mean, inv_std, residual, mask, sample_weight)
     batch.r, batch.d = r, d
-    return y, batch
+    return y, batch, update
 
 
-def _moved_renormalized(layer, mean, std):
-    """The new running and renorm statistics, and history. As in Keras deviations are averaged, not variances."""
+@_core.default_rounding
+def _moved_renormalized(layer, running, mean, std):
+    """The running and renorm statistics and the history, and new ones. As in Keras deviations are averaged."""
     tracked = layer.num_batches_tracked + 1
     factor = 1 / int(tracked) if layer.momentum is None else layer.convention.weight_of_new(layer.momentum)
     with np.errstate(all="ignore"):
@@ -296,4 +315,5 @@ def _moved_renormalized(layer, mean, std):
         values = [running_mean, np.maximum(np.square(running_std) - layer.eps, 0)]
         dtype = layer.running_mean.dtype
         moved = [v.astype(layer.renorm_mean.dtype) for v in moved]
-        return [*(v.astype(dtype) for v in values), tracked, *moved, (np.nan, 0)]
+        targets = [*running, layer.renorm_mean, layer.renorm_std, layer._history]
+        return targets, [*(v.astype(dtype) for v in values), tracked, *moved, (np.nan, 0)]

@@ -27,6 +27,7 @@ class LoadResult(NamedTuple):
     unexpected_keys: list
 
 
+@_core.default_rounding
 def load_state(layer, state, strict=True, names=None):
     """Check the whole state, then copy it into the layer's arrays; `names` is what texts call them."""
     if not isinstance(state, Mapping):
@@ -58,8 +59,9 @@ def load_state(layer, state, strict=True, names=None):
     targets = {key: target[key] for key in values}
     if "running_var" in values:
         targets["history"], values["history"] = layer._history, _history_of(metadata, values, layer)
+    result = LoadResult(missing, unexpected)
     _core.assign(targets.values(), values.values())
-    return LoadResult(missing, unexpected)
+    return result
 
 
 def _metadata_of(state):

@@ -12,6 +12,7 @@ __all__ = ["convert"]
 _START = 1.0  # what a running variance is before the first batch
 
 
+@_core.default_rounding
 def convert(layer, convention, *, count=None, variance="convert"):
     """Return a copy of a layer as another convention writes it down: momentum, running variance and eps.
 

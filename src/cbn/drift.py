@@ -150,6 +150,7 @@ def _scale(axes, shift_limit, x_edge, y_edge):
         axis.set_label_text(label)
 
 
+@_core.default_rounding
 def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
     """What `BatchNorm.drift` returns."""
     if layer.running_mean is None:

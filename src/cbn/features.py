@@ -1,6 +1,5 @@
 """features: feature normalization, (x - mean) / std per feature over a whole data set that may come in batches."""
 
-
 import numpy as np
 
 from . import _core, missing
@@ -100,6 +99,7 @@ class FeatureNormalizer:
         return _fitted(self._state, "var").var.copy()
 
     @property
+    @_core.default_rounding
     def scale(self):
         return np.sqrt(_fitted(self._state, "scale").square)
 

@@ -24,6 +24,7 @@ class Folded(_Arrays):
     error = None
 
 
+@_core.default_rounding
 def fold_affine(first, second):
     """Return one affine map by channel for two, one after the other.
 
@@ -62,6 +63,7 @@ def fold_affine(first, second):
         return next_scale * scale, next_scale * shift + next_shift
 
 
+@_core.default_rounding
 def fold_conv(weight, bias, norm, *, groups=1, transposed=False, axis=None, following=False, padding=None, verify=None):
     """Return weight and bias of one convolution that does what a convolution and a batch norm do.
 
@@ -131,6 +133,7 @@ def fold_conv(weight, bias, norm, *, groups=1, transposed=False, axis=None, foll
     return _fold(given, bias, norm, axis, following, verify, groups, transposed, padding)
 
 
+@_core.default_rounding
 def fold_linear(weight, bias, norm, *, axis=0, following=False, verify=None):
     """Return weight and bias of one linear layer that does what a linear layer and a batch norm do.
 

@@ -112,7 +112,7 @@ def batch_norm(
     extras = (activation, negative_slope, residual, mask, sample_weight)
     if training is not False and _core.check_flag(training, "training"):
         _core.check_momentum(momentum)
-        running = (running_mean, running_var, momentum, None, None)
+        running = (running_mean, running_var, momentum, None, False, None)
         return _core.forward(x, weight, bias, eps, axis, out, num_threads, *running, *extras)[0]
     return _core.inference(x, running_mean, running_var, weight, bias, eps, axis, out, num_threads, None, *extras)
 
@@ -166,7 +166,7 @@ def batch_norm_forward(
     (array([-1.,  1.]), array([3.]), array([0.5]))
     """
     extras = {"residual": residual, "mask": mask, "sample_weight": sample_weight}
-    y, mean, _, inv_std, _, _ = _core.forward(
+    y, mean, _, inv_std, *_ = _core.forward(
         x,
         weight,
         bias,

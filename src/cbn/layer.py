@@ -225,14 +225,14 @@ class BatchNorm(State):
                 mask,
                 sample_weight,
             )
-        y, batch = batches.forward(self, x, residual, mask, sample_weight, out)
+        y, batch, update = batches.forward(self, x, residual, mask, sample_weight, out)
         if self.training:
             in_place = out is not None and np.may_share_memory(batch.x, out)
-            self._saved = None if in_place else batch
-            self._why_none = "the training call overwrote x (out=x)" if in_place else ""
-            self.batch_mean, self.batch_inv_std = batch.mean, batch.inv_std
+            kept = (None, "the training call overwrote x (out=x)") if in_place else (batch, "")
+            _core.complete(self, update, *kept, batch.mean, batch.inv_std)
         return y
 
+    @_core.default_rounding
     def backward(self, dy, *, out=None):
         """Return the gradient with respect to x of the last training call, and set weight_grad and bias_grad.
 
@@ -268,12 +268,15 @@ class BatchNorm(State):
         for array in written:
             _core.check_layer_apart(self, array)
         dx, dweight, dbias, *dresidual = saved.gradients(self, dy, out)
-        with _core.lock, np.errstate(all="ignore"):
-            self.weight_grad = None if self.weight is None else dweight.astype(self.dtype, copy=False)
-            self.bias_grad = None if self.bias is None else dbias.astype(self.dtype, copy=False)
-            if self._saved is saved and any(map(saved.shares_memory, written)):
+        with np.errstate(all="ignore"):
+            dweight = None if self.weight is None else dweight.astype(self.dtype, copy=False)
+            dbias = None if self.bias is None else dbias.astype(self.dtype, copy=False)
+        overwrote, gradients = any(map(saved.shares_memory, written)), (dx, *dresidual) if dresidual else dx
+        with _core.lock:  # what follows needs no memory
+            self.weight_grad, self.bias_grad = dweight, dbias
+            if overwrote and self._saved is saved:
                 self._saved, self._why_none = None, "the last backward overwrote x or y"
-        return (dx, *dresidual) if dresidual else dx
+        return gradients
 
 
 class BatchNorm1d(BatchNorm):

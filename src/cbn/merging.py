@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from . import arrays
+from . import _core, arrays
 
 __all__ = ["checked_counts", "merged", "without"]
 
@@ -40,6 +40,7 @@ def _checked_count(count):
     return count
 
 
+@_core.default_rounding
 def merged(a, b):
     """Return count, mean and m2 of both parts together (Chan, Golub and LeVeque 1983)."""
     _check_channels(a, b, "other")
@@ -55,6 +56,7 @@ def merged(a, b):
     return count, *(np.where(empty, new, np.where(nothing, old, both)) for old, new, both in pairs)
 
 
+@_core.default_rounding
 def without(whole, part):
     """Return count, mean and m2 of the rest: `merged` solved for one of its arguments."""
     _check_channels(whole, part, "part")

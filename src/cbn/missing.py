@@ -38,6 +38,7 @@ def check_values(x, axis, nan, name, weights=None):
             raise ValueError(f"{name} must {text} in feature {features[0]}")
 
 
+@_core.default_rounding
 def moments_of(x, axis, sample_weight, nan, name):
     """Return the moments of x; where NaN are left out, with a count for each feature. Raise for what is refused.
 

@@ -1,7 +1,6 @@
 """population: the statistics of many batches, as those that layers infer with."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import numpy as np
@@ -14,6 +13,9 @@ from .statistics import Moments
 __all__ = ["MODES", "Population", "recompute_statistics"]
 
 MODES = ("pooled", "paper", "update_bn")
+
+# what training calls change in a layer beside its arrays
+_MEANWHILE = "training", "batch_mean", "batch_inv_std", "_saved", "_why_none", "_collect"
 
 
 class Population:
@@ -30,6 +32,7 @@ class Population:
         self._whole = None  # pooled: the moments of all values
         self._average = 0.0  # else: the averages of the batches' means and variances, or deviations
 
+    @_core.default_rounding
     def add(self, count, mean, m2):
         """Take count, mean and m2 of one batch, as those of `Moments`; one of 0 values counts for nothing."""
         if not count:
@@ -138,13 +141,17 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
         raise TypeError(f"batches must be an iterable of batches, [x] for a single one; got {type(batches).__name__}")
     populations = {layer: _population(layer, mode) for layer in named}
     run, number = forward or partial(_alone, *named), 0
-    with ExitStack() as stack:
+    before = [(vars(layer), {name: vars(layer).get(name) for name in _MEANWHILE}) for layer in named]
+    try:
         for layer, population in populations.items():
-            stack.enter_context(_collecting(layer, population.add))
-        for batch in stack.enter_context(followed(batches, "statistics", progress)):
-            run(batch)
-            number += 1
-            _check_still_collecting(named)
+            layer.training, layer._collect = True, population.add
+        with followed(batches, "statistics", progress) as seen:
+            for batch in seen:
+                run(batch)
+                number += 1
+                _check_still_collecting(named)
+    finally:
+        _core.put_back(before)
     if not number:
         raise ValueError("batches must hold one batch or more; got none (a generator gives its batches only once)")
     for layer, name in named.items():
@@ -194,18 +201,6 @@ def _population(layer, mode):
     return Population(mode, "deviation", layer.eps) if layer.renorm else Population(mode, layer.convention.variance)
 
 
-@contextmanager
-def _collecting(layer, collect):
-    """Training calls hand their moments to `collect`; afterwards the layer is what it was."""
-    names = ("training", "batch_mean", "batch_inv_std", "_saved", "_why_none")
-    before = {name: getattr(layer, name) for name in names}
-    try:
-        layer.training, layer._collect = True, collect
-        yield
-    finally:
-        layer.__dict__.update(before, _collect=None)
-
-
 def _check_still_collecting(named):
     """What a layer sees from now on would be missing."""
     for layer, name in named.items():
@@ -214,6 +209,7 @@ def _check_still_collecting(named):
             raise RuntimeError(f"{name} must stay in training mode, not frozen, while forward runs; got it {now}")
 
 
+@_core.default_rounding
 def _set(populations):
     """All layers, in one piece."""
     targets, values = [], []

@@ -21,6 +21,7 @@ class Scaling(NamedTuple):
     square: np.ndarray  # the root of it is divided by
 
     @classmethod
+    @_core.default_rounding
     def of(cls, moments, with_mean, with_std):
         with np.errstate(all="ignore"):  # a feature without values has NaN
             mean = np.where(moments.count == 0, np.nan, moments.mean)
@@ -33,6 +34,7 @@ class Scaling(NamedTuple):
     def applied(self, x, axis, out):
         return _normalized(x, axis, out, self.offset, self.square)
 
+    @_core.default_rounding
     def undone(self, x, axis, out):
         line = np.zeros_like(self.mean), np.ones_like(self.mean), np.sqrt(self.square), self.offset
         return _normalized(x, axis, out, *line)

@@ -28,20 +28,18 @@ class State:
 
     def reset_running_stats(self):
         """Set the running statistics to 0 (mean) and 1 (var), those of renorm, too, and num_batches_tracked to 0."""
-        if self.running_mean is not None:
-            pairs = [(self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)]
-            pairs += [(self._history, (0, 1))]
-            if self.renorm_mean is not None:
-                pairs += [(self.renorm_mean, 0), (self.renorm_std, 1)]
-            _core.assign(*zip(*pairs, strict=True))
+        self._reset()
 
     def reset_parameters(self):
         """Reset the running statistics, and set weight to 1 and bias to 0."""
-        self.reset_running_stats()
-        if self.weight is not None:
-            self.weight[...] = 1
-        if self.bias is not None:
-            self.bias[...] = 0
+        self._reset((self.weight, 1), (self.bias, 0))
+
+    def _reset(self, *others):
+        pairs = [(self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0), (self._history, (0, 1))]
+        pairs += [(self.renorm_mean, 0), (self.renorm_std, 1), *others]
+        with _core.lock:
+            pairs = [pair for pair in pairs if pair[0] is not None]
+            _core.assign([target for target, _ in pairs], [value for _, value in pairs])
 
     def _forget(self):
         self._saved, self._why_none = None, "none"
@@ -90,6 +88,7 @@ class State:
             "start": None if start != start else start,
         }
 
+    @_core.default_rounding
     def affine_map(self):
         """Return scale and shift with ``y = scale * x + shift`` in evaluation mode.
 

@@ -64,6 +64,7 @@ class Moments:
 
     __slots__ = ("count", "m2", "mean")
 
+    @_core.default_rounding
     def __init__(self, count, mean, m2):
         count = merging.checked_counts(count)
         with np.errstate(all="ignore"):  # from a wider dtype; what does not fit is infinite
@@ -117,6 +118,7 @@ class Moments:
         """
         self.merge(Moments(*_core.moments(x, axis, None)))
 
+    @_core.default_rounding
     def var(self, ddof=0):
         """Return the variance of each channel.
 

@@ -67,8 +67,8 @@ def plain(value):
         return plain([value.count, value.mean, value.m2])
     if isinstance(value, cbn.FeatureNormalizer):
         return plain(value.moments)
-    if type(value).__name__ == "lock":
-        return value.locked()
+    if type(value).__name__ == "RLock":
+        return repr(value).startswith("<unlocked")
     return repr(value)
 
 

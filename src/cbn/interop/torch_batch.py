@@ -31,7 +31,7 @@ def _forward(
     x = laid_out(x)
     y = new_like(x)
     x, weight, bias, out = arrays_of(x, weight, bias, y)
-    _, mean, m2, inv_std, _, _ = _core.forward(x, weight, bias, eps, 1, out, num_threads())
+    _, mean, m2, inv_std, *_ = _core.forward(x, weight, bias, eps, 1, out, num_threads())
     return y, *tensors_of(mean, m2, inv_std)
 
 
