@@ -54,7 +54,8 @@ def _of_moments(moments):
 
 def _normalized(x, sample_weight, out):
     normalizer = cbn.FeatureNormalizer().fit(X).partial_fit(x, sample_weight=sample_weight)
-    return [*_of_moments(normalizer.moments), normalizer.transform(x, out=out), normalizer.inverse_transform(x)]
+    y = normalizer.transform(x, out=out)
+    return [*_of_moments(normalizer.moments), y, normalizer.inverse_transform(y.copy())]
 
 
 def _recomputed(x):
@@ -136,7 +137,8 @@ CALLS = {
 
 
 def bits(values):
-    return [(array.dtype.str, array.shape, array.tobytes()) for array in map(np.asarray, values)]
+    """Numbers in text keep all their bits, and what is no number compares as one."""
+    return [(array.dtype.name, array.shape, repr(array.tolist())) for array in map(np.asarray, values)]
 
 
 def fresh(arguments):
