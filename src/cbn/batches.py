@@ -162,7 +162,7 @@ def ghost_slices(samples, virtual_batch_size, values):
     A last part of one value per channel (`values` are those of a channel in a sample) joins the one before, because it
     would have no variance.
     """
-    parts = max(-(-samples // virtual_batch_size), 1)
+    parts = max(-(-samples // virtual_batch_size), 1) if values else 1  # nothing need not be cut
     size = max(-(-samples // parts), 1)
     starts = list(range(0, samples, size)) or [0]
     if len(starts) > 1 and (samples - starts[-1]) * values == 1:
