@@ -1,4 +1,4 @@
-"""test_layer_threads: one layer in several threads and in handlers of signals: nothing lost, nothing torn, no deadlock."""
+"""test_layer_threads: one layer in several threads, signal handlers and children: nothing lost or torn, no deadlock."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ LARGE = 3000  # channels: NumPy copies so many without the GIL
 
 
 def numbered(number):
-    """A state of which each array tells the number. With it y of x = 0 is (0 - number) / number * number + number = 0."""
+    """A state of which each array tells the number, and with which y is 0 for x = 0: -number / number * number + number."""
     state = {name: np.full(LARGE, number, np.float32) for name in ("weight", "bias", "running_mean")}
     return {**state, "running_var": state["weight"] ** 2, "num_batches_tracked": np.array(number)}
 

@@ -8,7 +8,7 @@ from cases import filled, parameters
 
 import cbn
 from cbn import reference
-from cbn.batches import ghost_slices
+from cbn.ghosts import ghost_slices
 
 SHAPES = [((37, 3), 1), ((12, 5, 7, 7), 1), ((9, 4, 20, 21), 1), ((10, 6, 5, 4), -1)]
 

@@ -34,6 +34,7 @@ cnp.import_array()
 
 include "_rounding.pxi"
 include "_checks.pxi"
+include "_parameters.pxi"
 include "_numbers.pxi"
 include "_options.pxi"
 include "_running.pxi"

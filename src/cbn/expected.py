@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import _core, reference
-from .batches import ghost_slices
+from .ghosts import ghost_slices
 from .report import STATISTIC_ULP, Comparison, error_in_ulp, relative_bound
 
 __all__ = ["Expected"]

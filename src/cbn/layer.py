@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import _core, batches, conventions, options
+from . import _core, batches, conventions, options, training
 from .state import State
 
 __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
@@ -225,7 +225,7 @@ class BatchNorm(State):
                 mask,
                 sample_weight,
             )
-        y, batch, update = batches.forward(self, x, residual, mask, sample_weight, out)
+        y, batch, update = training.forward(self, x, residual, mask, sample_weight, out)
         if self.training:
             in_place = out is not None and np.may_share_memory(batch.x, out)
             kept = (None, "the training call overwrote x (out=x)") if in_place else (batch, "")
