@@ -68,7 +68,7 @@ static void run_forward(struct cbn_job *job, int num_threads)
     static const struct cbn_step steps[] = {CBN_MOMENTS_STEPS,
                                             {step_batch_line, CBN_PER_CHANNEL, NULL},
                                             {step_affine, CBN_OUTPUT, NULL}};
-    const int all = sizeof steps / sizeof *steps, skipped = job->count == 0 ? all - 2 : 0;
+    const int all = sizeof steps / sizeof *steps, skipped = cbn_none_counts(job) ? all - 2 : 0;
     if (skipped) {
         memset(job->mean, 0, (size_t)job->plan.channels * sizeof(double));
         memset(job->m2, 0, (size_t)job->plan.channels * sizeof(double));

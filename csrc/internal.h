@@ -206,6 +206,13 @@ void cbn_run_steps(struct cbn_job *job, const struct cbn_step *steps, int count,
 /* Takes over what the options say, and counts the values of each channel. The plan must have been made. */
 void cbn_set_options(struct cbn_job *job, const struct cbn_options *options);
 
+/* Whether all positions are masked or weigh nothing. The count is not asked, since comparing it outside of the steps
+ * would depend on what the caller makes of denormal numbers. */
+static inline int cbn_none_counts(const struct cbn_job *job)
+{
+    return job->weights && job->first.count == 0;
+}
+
 /* Gives the job `count` arrays of one double per channel, and the first `parts` arrays of parts; all of it is
  * job->workspace, for the caller to free. */
 int cbn_job_alloc(struct cbn_job *job, double **arrays[], int count, int parts);

@@ -42,7 +42,7 @@ double cbn_count(const double *weights, ptrdiff_t positions)
 
 /* The places of the first values that count: along the first samples, or, where planes are small, one of each sample;
  * these are the places that the kernels take without weights. */
-static void find_first(struct cbn_job *job)
+__attribute__((noinline)) static void find_first(struct cbn_job *job)
 {
     const struct cbn_plan *plan = &job->plan;
     const int lanes = sizeof job->first.places / sizeof *job->first.places;
@@ -76,8 +76,10 @@ void cbn_set_options(struct cbn_job *job, const struct cbn_options *options)
     job->weights = options->weights;
     job->count = (double)positions;
     if (job->weights) {
-        job->count = cbn_count(job->weights, positions);
+        const unsigned long long saved = cbn_fp_enter();
+        job->count = sum_of_positive(job->weights, positions);
         find_first(job);
+        cbn_fp_leave(saved);
     }
 }
 

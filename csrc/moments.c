@@ -105,14 +105,16 @@ int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_option
                 ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
 {
     struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .m2 = m2};
-    memset(mean, 0, (size_t)channels * sizeof *mean);
-    memset(m2, 0, (size_t)channels * sizeof *m2);
-    if (outer == 0 || channels == 0 || inner == 0)
+    const int is_empty = outer == 0 || channels == 0 || inner == 0;
+    if (!is_empty) {
+        cbn_make_plan(&job.plan, outer, channels, inner);
+        cbn_set_options(&job, options);
+    }
+    if (is_empty || cbn_none_counts(&job)) {
+        memset(mean, 0, (size_t)channels * sizeof *mean);
+        memset(m2, 0, (size_t)channels * sizeof *m2);
         return CBN_OK;
-    cbn_make_plan(&job.plan, outer, channels, inner);
-    cbn_set_options(&job, options);
-    if (job.count == 0)
-        return CBN_OK;
+    }
     double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far};
     if (cbn_job_alloc(&job, arrays, 4, 2))
         return CBN_NO_MEMORY;

@@ -1,0 +1,117 @@
+/* test_state.c: rounding mode, flush-to-zero, masks and flags of exceptions, and errno are after each call as they were
+ * before, in the threads of a team, too; and no result depends on them, denormal numbers included.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <fenv.h>
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "checks.h"
+
+static const int ROUNDINGS[] = {FE_TONEAREST, FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO};
+/* Of MXCSR: bits that are set and cleared besides. Flush-to-zero, denormals-are-zero, the flags of all exceptions, and
+ * the masks without which an exception would end the test. */
+static const struct extra {
+    unsigned set, clear;
+} EXTRAS[] = {{0, 0}, {0x8000 | 0x0040, 0}, {0x003f, 0}, {0, 0x1f80}, {0x8000 | 0x0040 | 0x003f, 0x1f80}};
+
+#ifdef __SSE2__
+static unsigned get_state(void)
+{
+    return _mm_getcsr();
+}
+
+static void set_extra(const struct extra *extra)
+{
+    _mm_setcsr((_mm_getcsr() & ~(extra->clear | 0x3fu)) | extra->set);
+}
+#else
+static unsigned get_state(void)
+{
+    return (unsigned)fetestexcept(FE_ALL_EXCEPT);
+}
+
+static void set_extra(const struct extra *extra)
+{
+    (void)extra;
+}
+#endif
+
+/* a number of the states of the threads that a team of the caller's would have now */
+static unsigned of_team(int threads)
+{
+    unsigned all = 0;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads) reduction(+ : all)
+    all += get_state() * (unsigned)(omp_get_thread_num() + 1);
+#else
+    (void)threads;
+#endif
+    return all;
+}
+
+static int run_in(const struct operation *operation, struct arrays *a, int rounding, const struct extra *extra)
+{
+    fenv_t before;
+    CHECK(fegetenv(&before) == 0 && fesetround(rounding) == 0);
+    set_extra(extra);
+    const unsigned state = get_state();
+    errno = 4711;
+    const int status = operation->run(a);
+    const int error = errno, mode = fegetround();
+    const unsigned after = get_state();
+    fesetenv(&before);
+    CHECK(error == 4711);
+    CHECK(mode == rounding && after == state);
+    return status;
+}
+
+/* The first results are those of the standard state. Where there is a team, fewer states: each thread has its own. */
+static void check_arrays(const struct arrays *given, int threads, uint64_t *digests, int is_first)
+{
+    const unsigned team = of_team(threads);
+    for (int r = 0; r < COUNT(ROUNDINGS); r++)
+        for (int e = threads > 1 && r % 2 ? COUNT(EXTRAS) - 1 : 0; e < COUNT(EXTRAS); e += threads > 1 ? 4 : 1) {
+            struct arrays a = with_outputs(given, threads);
+            for (int o = 0; o < operation_count; o++) {
+                CHECK(run_in(&operations[o], &a, ROUNDINGS[r], &EXTRAS[e]) == CBN_OK);
+                const uint64_t result = digest(&a, operations[o].writes);
+                if (is_first && r == 0 && e == 0)
+                    digests[o] = result, bits = digest_of(bits, &result, sizeof result);
+                if (result != digests[o]) {
+                    fprintf(stderr, "%s: other bits: dtype %d, %s, %d threads, rounding %d, state %d\n",
+                            operations[o].name, (int)a.dtype, cbn_isa(), threads, r, e);
+                    exit(1);
+                }
+                passed++;
+            }
+            discard_outputs(&a);
+        }
+    CHECK(of_team(threads) == team);
+}
+
+void check_state(void)
+{
+    static const ptrdiff_t shapes[][3] = {{3, 5, 40}, {90, 7, 1}, {2, 1, 33000}};
+    static const double denormal[] = {1e-40, 1e-310, 1e-6, 1e-40}; /* by dtype */
+    for (int s = 0; s < COUNT(shapes) - small; s++)
+        for (int dtype = 0; dtype < 4; dtype++)
+            for (int is_denormal = 0; is_denormal < 2; is_denormal++) {
+                uint64_t digests[64];
+                CHECK(operation_count <= COUNT(digests));
+                struct arrays given = make_arrays((enum cbn_dtype)dtype, shapes[s], is_denormal ? 0 : 3,
+                                                  is_denormal ? denormal[dtype] : 1);
+                double *positions = given.at[POSITIONS]; /* the count is denormal, too */
+                for (ptrdiff_t i = 0; is_denormal && i < given.outer * given.inner; i++)
+                    positions[i] = positions[i] > 0 ? 0x1p-1070 : positions[i];
+                const int threads = s == 2 ? 2 : 1;
+                for (int isa = 0; choose(isa, isa); isa++)
+                    check_arrays(&given, threads, digests, isa == 0);
+                discard_arrays(&given);
+            }
+}
