@@ -7,10 +7,20 @@
 
 extern const struct cbn_kernels cbn_kernels_baseline;
 #if defined(__x86_64__)
+#include <cpuid.h>
 extern const struct cbn_kernels cbn_kernels_avx2, cbn_kernels_avx512;
 #endif
 
 static const struct cbn_kernels *selected;
+
+#if defined(__x86_64__)
+/* clang's __builtin_cpu_supports does not know this name. */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
 
 /* The tables that run here, from the plainest to the widest. __builtin_cpu_supports asks the CPU and, for the wide
  * registers, whether the operating system saves them. */
@@ -20,8 +30,7 @@ static const struct cbn_kernels *supported(int index)
     int count = 1;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const int avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2)
         tables[count++] = &cbn_kernels_avx2;
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
