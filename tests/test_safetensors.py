@@ -103,10 +103,13 @@ def test_every_damaged_byte_is_refused_or_harmless(good):
         assert loaded.num_features == 3
 
 
-def test_without_the_library(good, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+def test_without_the_library_files_are_read_only(good, monkeypatch):
+    for name in ("safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    layer = cbn.BatchNorm.load(good[2])
     with pytest.raises(ImportError, match=r"safetensors must be installed \(pip install 'cbn\[safetensors\]'\)"):
-        cbn.BatchNorm.load(good[2])
+        layer.save(good[2])
+    assert os.listdir(good[2].parent) == [good[2].name]
 
 
 def test_missing_file_and_rights(tmp_path):

@@ -1,5 +1,6 @@
-"""containers: named arrays and a text in one file, .npz or .safetensors, by their own libraries, never by pickle."""
+"""containers: named arrays and a text in one file, .npz or .safetensors, and never by pickle."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,151 +9,173 @@ from pathlib import Path
 
 import numpy as np
 
+from . import reading
 from .libraries import library
 
 __all__ = ["check_names", "load", "save"]
 
 VERSION = 1
 LARGEST_META = 1 << 16
+LARGEST_TEXT = 300  # characters of what an error says of a file
 
 
 class Npz:
-    """Opens a .npz file; its arrays are read one by one, once their sizes are known to be what they must be."""
+    """The arrays of an opened .npz file are read one by one, once their sizes are known to be what they must be."""
 
-    def __init__(self, path):
-        import zipfile  # a quarter of the time of importing cbn
-
-        self._archive = zipfile.ZipFile(path)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._archive.close()
+    def __init__(self, file):
+        self._archive = reading.archive(file, lambda size: size)
+        if any(member.compress_type for member in self._archive.infolist()):
+            raise ValueError("the archive must not be compressed; got one that is")
 
     @staticmethod
-    def write(path, meta, arrays):
+    def write(file, meta, arrays):
         arrays = {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays.items()}
         # bfloat16 as its bits: the .npy format knows NumPy's own types only
         arrays = {name: a.view(np.uint16) if a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
-        with open(path, "xb") as file:
-            np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
+        np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
 
     def names(self):
-        return [name.removesuffix(".npy") for name in self._archive.namelist() if name != "meta.npy"]
+        names = [name.removesuffix(".npy") for name in self._archive.namelist()]
+        names.remove("meta")
+        return names
 
     def meta(self):
-        return self._member("meta", (np.uint8,), None).tobytes()
+        def check(shape, dtype):
+            if dtype != np.uint8 or len(shape) != 1 or shape[0] > LARGEST_META:
+                raise ValueError(f"meta must be at most {LARGEST_META} bytes; got shape {shape} of {dtype}")
+
+        return self._member("meta", check).tobytes()
 
     def array(self, name, shape, dtype):
         """The array of that name; its dtype may be another number's than that of the layer, which converts it."""
-        found = self._member(name, (np.float32, np.float64, np.float16, np.uint16, np.int64), shape)
-        return found.view(dtype) if found.dtype == np.uint16 and dtype.name == "bfloat16" else found
 
-    def _member(self, name, dtypes, shape):
-        with self._archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise ValueError(f"{name} must be stored in .npy format 1.0; got {version}")
-            stored_shape, _, stored_dtype = np.lib.format.read_array_header_1_0(file)
-            if stored_dtype not in dtypes:
+        def check(stored_shape, stored_dtype):
+            if stored_dtype not in (np.float32, np.float64, np.float16, np.uint16, np.int64):
                 raise ValueError(f"{name} must be numbers; got {stored_dtype}")
-            if shape is None:
-                if len(stored_shape) != 1 or stored_shape[0] > LARGEST_META:
-                    raise ValueError(f"{name} must be at most {LARGEST_META} bytes; got shape {stored_shape}")
-            elif stored_shape != shape:
+            if stored_shape != shape:
                 raise ValueError(f"{name} must have shape {shape}; got {stored_shape}")
-            expected = int(np.prod(stored_shape)) * stored_dtype.itemsize
-            if self._archive.getinfo(f"{name}.npy").file_size != file.tell() + expected:
-                raise ValueError(f"{name} must have {expected} bytes of data; got another size")
-            return np.frombuffer(file.read(expected), stored_dtype).reshape(stored_shape)
+
+        found = self._member(name, check)
+        return reading.widened(found) if found.dtype == np.uint16 and dtype.name == "bfloat16" else found
+
+    def _member(self, name, check):
+        member = self._archive.getinfo(f"{name}.npy")
+        with self._archive.open(member) as file:
+            return reading.npy(file, member.file_size, name, check)
 
 
 class SafeTensors:
-    """Opens a .safetensors file, whose library checks its sizes."""
+    """The same of an opened .safetensors file."""
 
-    def __init__(self, path):
-        self._file = library("safetensors", "safetensors").safe_open(path, framework="numpy")
-
-    def __enter__(self):
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._file.__exit__(*error)
+    def __init__(self, file):
+        self._tensors = reading.Tensors(file)
 
     @staticmethod
-    def write(path, meta, arrays):
-        written = library("safetensors.numpy", "safetensors").save(arrays, {"cbn": meta})
-        with open(path, "xb") as file:  # the library's own save_file gives it rights of its own
-            file.write(written)
+    def write(file, meta, arrays):
+        file.write(library("safetensors.numpy", "safetensors").save(arrays, {"cbn": meta}))
 
     def names(self):
-        return list(self._file.keys())
+        return list(self._tensors.entries)
 
     def meta(self):
-        meta = (self._file.metadata() or {}).get("cbn")
+        meta = self._tensors.metadata.get("cbn")
         if meta is None:
             raise ValueError("its metadata say nothing of cbn: cbn.interop.torch.from_state_dict takes states of torch")
+        if len(meta) > LARGEST_META:
+            raise ValueError(f"meta must be at most {LARGEST_META} characters; got {len(meta)}")
         return meta
 
     def array(self, name, shape, dtype):
-        stored = self._file.get_slice(name)
-        if tuple(stored.get_shape()) != shape:
-            raise ValueError(f"{name} must have shape {shape}; got {tuple(stored.get_shape())}")
-        if stored.get_dtype() == "BOOL":
-            raise ValueError(f"{name} must be numbers; got bool")
-        return self._file.get_tensor(name)
+        return self._tensors.array(name, shape)
 
 
 def _container_of(path):
     """Return the path and the class for its suffix."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or path-like; got {type(path).__name__}")
     path = Path(path)
     kinds = {".npz": Npz, ".safetensors": SafeTensors}
-    if path.suffix not in kinds:
+    if path.suffix not in kinds or "\0" in str(path):
         raise ValueError(f"path must end in {' or '.join(kinds)}; got {path.name!r}")
     return path, kinds[path.suffix]
+
+
+def _target_of(path):
+    """Where a file is to be written: where links lead to, if there is a file or nothing yet."""
+    target = Path(os.path.realpath(path))
+    for is_wrong, error, number in (
+        (not target.parent.is_dir(), FileNotFoundError, errno.ENOENT),
+        (target.is_dir(), IsADirectoryError, errno.EISDIR),
+    ):
+        if is_wrong:
+            raise error(number, os.strerror(number), str(path))
+    if target.exists() and not target.is_file():
+        raise ValueError(f"path must be an ordinary file; got {str(path)!r}, a pipe or device")
+    return target
 
 
 def save(path, form, meta, arrays, build):
     """Write a file beside `path`, `build` from it, and move it there, so that a failure leaves an old file whole.
 
-    `form` names what the file holds, such as "cbn.BatchNorm"; `meta` is a dict of what JSON can hold.
+    `form` names what the file holds, such as "cbn.BatchNorm"; `meta` is a dict of what JSON can hold. A process that
+    is killed leaves a file ``.cbn-<32 hexadecimal digits>`` with the suffix.
     """
     path, container = _container_of(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    target = _target_of(path)
     meta = {"format": form, "version": VERSION, **meta}
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
+    temporary = target.with_name(f".cbn-{uuid.uuid4().hex}{path.suffix}")
     try:
-        container.write(temporary, json.dumps(meta, default=np.generic.item), arrays)
-        _built(temporary, container, form, build)  # something may be what no file may hold
-        os.replace(temporary, path)
+        with open(temporary, "xb") as file:
+            container.write(file, json.dumps(meta, default=np.generic.item), arrays)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure could leave the new name with nothing behind it
+        with reading.opened(temporary) as file:
+            _built(file, container, form, build)  # something may be what no file may hold
+        os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder):
+    """Make the new name last, where the system lets us; the file is whole in any case."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(path, form, build):
     """Return ``build(meta, file)`` of a file of that form; sizes are checked before anything is read."""
     path, container = _container_of(path)
-    open(path, "rb").close()  # what cannot be read is the system's error
-    try:
-        return _built(path, container, form, build)
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
-        writer = form.removeprefix("cbn.") + ".save"
-        raise ValueError(f"path must be a file that {writer} wrote; got {path.name!r}: {error}") from error
+    with reading.opened(path) as file:  # what cannot be opened is the system's error
+        try:
+            return _built(file, container, form, build)
+        except (MemoryError, ImportError):
+            raise
+        except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
+            writer = form.removeprefix("cbn.") + ".save"
+            text = f"path must be a file that {writer} wrote; got {path.name!r}: {_shown(error)}"
+            raise ValueError(text) from error
 
 
-def _built(path, container, form, build):
-    with container(path) as file:
-        meta = json.loads(file.meta())
-        if meta["format"] != form or meta["version"] != VERSION:
-            found = f"{meta['format']!r} version {meta['version']!r}"
-            raise ValueError(f"format must be {form} version {VERSION}; got {found}")
-        return build(meta, file)
+def _shown(error):
+    """What an error says, in one line that a terminal can show: the file may have written it."""
+    text = str(error) or type(error).__name__
+    text = "".join(c if c.isprintable() else "?" for c in text[: LARGEST_TEXT + 1])
+    return text if len(text) <= LARGEST_TEXT else text[:LARGEST_TEXT] + "..."
+
+
+def _built(file, container, form, build):
+    contents = container(file)
+    meta = json.loads(contents.meta())
+    if meta["format"] != form or meta["version"] != VERSION:
+        found = f"{meta['format']!r} version {meta['version']!r}"
+        raise ValueError(f"format must be {form} version {VERSION}; got {found}")
+    return build(meta, contents)
 
 
 def check_names(file, names):

@@ -3,13 +3,13 @@
 import json
 import math
 import os
-import zipfile
 
-import numpy as np
-
+from . import reading
 from .libraries import library
 
 __all__ = ["UserError", "check_target", "plain", "read_array", "read_arrays", "write_json"]
+
+LARGEST_UNPACKED = 1 << 26  # bytes that the arrays of a compressed file may have in any case, however small it is
 
 
 class UserError(Exception):
@@ -43,38 +43,48 @@ def plain(value):
 
 def _read(path, name, kind, read):
     try:
-        with path.open("rb") as file:
+        with reading.opened(path, name) as file:
             return read(file)
     except OSError as error:
         raise UserError(f"{name} must be a file that can be read; got {path}: {error.strerror}") from None
-    except (ValueError, EOFError, MemoryError, KeyError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
         reason = (str(error).splitlines() or ["damaged"])[0]
         raise UserError(f"{name} must be a {kind} of numbers; got {path}: {reason}") from None
 
 
-def _safetensors(content):
+def _safetensors(file):
     try:
-        return library("safetensors.numpy", "safetensors").load(content)
+        reading.Tensors(file)  # whose header has a bound
+        file.seek(0)
+        return library("safetensors.numpy", "safetensors").load(file.read())
     except ImportError as error:
         raise UserError(str(error)) from None
     except Exception as error:  # whose own errors have no class in common with others
         raise ValueError(error) from None
 
 
+def _npz(file):
+    with reading.archive(file, lambda size: LARGEST_UNPACKED + 100 * size) as archive:
+        names = archive.namelist()
+        return {name.removesuffix(".npy"): _member(archive, name) for name in names}
+
+
+def _member(archive, name):
+    with archive.open(name) as file:
+        return reading.npy(file, archive.getinfo(name).file_size, name, lambda *_: None)
+
+
 def read_array(path, name):
     """Return the array of a .npy file."""
-    return _read(path, name, ".npy file", lambda file: np.lib.format.read_array(file, allow_pickle=False))
+    return _read(
+        path, name, ".npy file", lambda file: reading.npy(file, os.fstat(file.fileno()).st_size, name, lambda *_: None)
+    )
 
 
 def read_arrays(path, name):
-    """Return the arrays of a .npz or .safetensors file in a dict."""
+    """Return the arrays of a .npz or .safetensors file in a dict. Compressed ones may be 100 times the file's size."""
     if path.suffix == ".safetensors":
-        return _read(path, name, ".safetensors file", lambda file: _safetensors(file.read()))
-
-    def read(file):
-        with zipfile.ZipFile(file):  # which says in one line if it is none
-            file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-
-    return _read(path, name, ".npz file", read)
+        return _read(path, name, ".safetensors file", _safetensors)
+    return _read(path, name, ".npz file", _npz)

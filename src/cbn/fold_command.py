@@ -10,6 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from . import reading
 from .files import UserError, check_target, read_array, read_arrays, write_json
 from .interop.fold_onnx import fold
 from .interop.onnx_edit import loaded, save
@@ -98,7 +99,7 @@ def _in_place(options):
 def _read_model(options):
     """Return the model, and the files that hold weights of it, which can be read, and are not to be written over."""
     try:
-        options.model.open("rb").close()
+        reading.opened(options.model, "model.onnx").close()
     except OSError as error:
         raise UserError(f"model.onnx must be a file that can be read; got {options.model}: {error.strerror}") from None
     model = loaded(options.model)
