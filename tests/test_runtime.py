@@ -231,3 +231,10 @@ def test_one_symbol_for_each_isa(tmp_path):
             ["nm", "-g", "--defined-only", tmp_path / "o"], capture_output=True, text=True, check=True
         )
         assert [line.split()[-1] for line in listed.stdout.splitlines()] == [f"cbn_kernels_{isa}"]
+
+
+def test_a_library_that_is_broken_is_an_import_error():
+    """Which module of the standard library NumPy needs and cannot get makes no difference."""
+    code = "import sys; sys.modules['inspect'] = None; import cbn"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "ImportError" in done.stderr

@@ -97,8 +97,10 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
         running = Running(running_mean, running_var, x, t.channels)
         if momentum is not None:
             check_momentum(momentum)
-        if counter is not None or momentum is None:
+        if counter is not None or momentum is None or zero_debias:
             counter = check_counter(counter)
+        if history is not None:
+            check_history(history)
     options = options_of(activation, negative_slope, residual, mask, sample_weight, x, &t, ax)
     count = count_of(options, &t)
     if t.channels:

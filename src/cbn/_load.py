@@ -8,6 +8,8 @@ and a runtime that is already loaded stays as it is.
 
 import os
 
+import numpy  # noqa: F401  # if it is broken it says so here; in the compiled core that would end the process
+
 if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
     from . import _core
 else:

@@ -104,6 +104,17 @@ cpdef cnp.ndarray check_counter(object counter):
     return array
 
 
+cpdef cnp.ndarray check_history(object history):
+    """What a layer knows of its batches, which is read and written as two doubles."""
+    cdef cnp.ndarray array
+    if not isinstance(history, np.ndarray) or history.dtype != np.float64 or history.shape != (2,):
+        raise TypeError(f"the layer's _history must be a float64 array of two values; got {history!r}")
+    array = history
+    if not cnp.PyArray_ISCARRAY(array):
+        raise ValueError("the layer's _history must be contiguous, aligned and writeable; got another array")
+    return array
+
+
 cpdef int check_not_negative(object var, str name) except -1:
     """A variance below zero is damage, not data; NaN passes, and stays in its channel."""
     cdef cnp.ndarray array = as_array(var, name)

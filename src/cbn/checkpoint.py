@@ -45,7 +45,7 @@ def load_state(layer, state, strict=True, names=None):
     if strict and (missing or unexpected):
         differences = [f"no {key}" for key in missing] + [f"also {key}" for key in unexpected]
         raise ValueError(f"state must have exactly the keys {', '.join(target)}; got {', '.join(differences)}")
-    if metadata.get("eps", layer.eps) != layer.eps:
+    if "eps" in metadata and metadata["eps"] != layer.eps:
         raise ValueError(f"state must come from a layer with eps {layer.eps}; got {metadata['eps']}")
     if "running_var" in values and not layer.renorm:
         for name, what in zip(_STORED, ("running variance", "place of eps"), strict=True):
@@ -148,7 +148,7 @@ def _built(cls, meta, file):
     names = _names(meta)
     containers.check_names(file, names)
     shapes = {name: () if name == "num_batches_tracked" else (channels,) for name in names}
-    state = OrderedDict((name, file.array(name, shape, arguments["dtype"])) for name, shape in shapes.items())
+    state = OrderedDict((name, file.array(name, shape)) for name, shape in shapes.items())
     state._metadata = {"": {name: meta[name] for name in HISTORY}}
     layer = layer_class(**arguments, weight=bool(meta["weight"]), bias=bool(meta["bias"]))
     load_state(layer, state)

@@ -30,6 +30,9 @@ class Npz:
     @staticmethod
     def write(file, meta, arrays):
         arrays = {name: a.astype(a.dtype.newbyteorder("="), copy=False) for name, a in arrays.items()}
+        for name, array in arrays.items():
+            if array.dtype == np.uint16:
+                raise ValueError(f"{name} must be floats; got uint16")
         # bfloat16 as its bits: the .npy format knows NumPy's own types only
         arrays = {name: a.view(np.uint16) if a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
         np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
@@ -46,8 +49,8 @@ class Npz:
 
         return self._member("meta", check).tobytes()
 
-    def array(self, name, shape, dtype):
-        """The array of that name; its dtype may be another number's than that of the layer, which converts it."""
+    def array(self, name, shape):
+        """The array of that name; bfloat16 widened to float32. The layer converts it to its own dtype."""
 
         def check(stored_shape, stored_dtype):
             if stored_dtype not in (np.float32, np.float64, np.float16, np.uint16, np.int64):
@@ -56,7 +59,7 @@ class Npz:
                 raise ValueError(f"{name} must have shape {shape}; got {stored_shape}")
 
         found = self._member(name, check)
-        return reading.widened(found) if found.dtype == np.uint16 and dtype.name == "bfloat16" else found
+        return reading.widened(found) if found.dtype == np.uint16 else found
 
     def _member(self, name, check):
         member = self._archive.getinfo(f"{name}.npy")
@@ -85,7 +88,7 @@ class SafeTensors:
             raise ValueError(f"meta must be at most {LARGEST_META} characters; got {len(meta)}")
         return meta
 
-    def array(self, name, shape, dtype):
+    def array(self, name, shape):
         return self._tensors.array(name, shape)
 
 

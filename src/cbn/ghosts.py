@@ -77,7 +77,7 @@ def forward(layer, x_given, residual, mask, sample_weight, out):
         raise ValueError(f"axis must not be 0, along which ghost batches are cut; got {layer.axis} for rank {x.ndim}")
     collect, update = layer._collect, None
     tracked = layer.track_running_stats and collect is None
-    running = (*_core.checked_running(layer, x), layer._history) if tracked else ()
+    running = (*_core.checked_running(layer, x), _core.check_history(layer._history)) if tracked else ()
     _core.check_layer_apart(layer, out)
     y = _core.output_for(x, out, x_given, residual, mask, sample_weight, layer.axis)
     mask, sample_weight = _core.positions(mask, sample_weight, x, layer.axis)

@@ -208,7 +208,7 @@ class Moments:
         if meta["count"] is None:
             names.append("count")
         containers.check_names(file, names)
-        values = {name: file.array(name, shape, np.dtype(np.float64)) for name in names}
+        values = {name: file.array(name, shape) for name in names}
         return cls.from_dict({"count": meta["count"], **values})
 
 
