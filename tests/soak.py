@@ -1,6 +1,4 @@
-"""soak: training and serving in one process for minutes: results right to the end, and no more memory than before.
-
-    python tests/soak.py --minutes 10
+"""soak: training and serving in one process: results right to the end, no memory lost: tests/soak.py --minutes 10
 
 Training threads have layers of their own, of random options, shapes, dtypes and layouts, and share one layer and one
 FeatureNormalizer. Serving threads share a layer in evaluation mode, whose state is replaced again and again by that of
@@ -232,11 +230,8 @@ def fork(soak):
 
 def sample():
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {
-        "MB": int(status["VmRSS"].split()[0]) / 1024,
-        "files": len(os.listdir("/proc/self/fd")),
-        "threads": int(status["Threads"]),
-    }
+    memory, files = int(status["VmRSS"].split()[0]) / 1024, len(os.listdir("/proc/self/fd"))
+    return {"MB": memory, "files": files, "threads": int(status["Threads"])}
 
 
 def watch(soak, interval):

@@ -102,6 +102,18 @@ def test_refused_before_memory_is_taken(tmp_path):
             assert error in ("UserError", "nothing"), (kind, error, growth)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_an_honest_file_takes_its_size_four_times(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    cbn.BatchNorm(10**6).save(path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], input=f"{path}\n", capture_output=True, text=True, check=True
+    )
+    _, _, error, growth = done.stdout.splitlines()[0].split("|")
+    size = path.stat().st_size
+    assert error == "nothing" and size < int(growth) < 4 * size
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_the_command_line_unpacks_no_more_than_its_bound(tmp_path, monkeypatch, method):
     path = tmp_path / "x.npz"

@@ -93,6 +93,15 @@ class Moments:
             return NotImplemented
         return Moments(*merging.without(self, part))
 
+    def __getstate__(self):
+        return {**getattr(self, "__dict__", {}), **{name: getattr(self, name) for name in Moments.__slots__}}
+
+    def __setstate__(self, state):
+        own = dict(state)
+        Moments.__init__(self, *(own.pop(name) for name in ("count", "mean", "m2")))  # which checks them
+        for name, value in own.items():  # of a class that derives from this
+            setattr(self, name, value)
+
     def merge(self, other):
         """Add the values that `other` stands for, in place.
 
