@@ -205,8 +205,6 @@ class Moments:
         ------
         ValueError
             If the file is no such file, or is damaged.
-        ImportError
-            If safetensors is needed and not installed.
         """
         return containers.load(path, _FORM, cls._of_file)
 
