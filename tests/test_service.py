@@ -1,0 +1,152 @@
+"""test_service: gunicorn with --preload, several workers and real requests, as examples/service.py is meant to run."""
+
+import http.client
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cbn
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONGER = int(os.environ.get("CBN_TEST_LONGER", "1"))  # factor of the requests, for .ci/full
+HANG = 60  # seconds
+# examples/service.py, whose first call is parallel, in gunicorn's master
+MASTER = """
+import os, numpy
+from cbn import runtime
+before = len(os.listdir("/proc/self/task"))
+from service import app
+print("threads", before, len(os.listdir("/proc/self/task")), "OpenMP", runtime.config()["openmp"], flush=True)
+"""
+
+
+class Server:
+    """gunicorn on a free port of 127.0.0.1."""
+
+    def __init__(self, folder, *options):
+        (folder / "master.py").write_text(MASTER)
+        layer = cbn.BatchNorm(16)
+        layer(np.random.default_rng(1).standard_normal((64, 16), np.float32) * 3 + 2)
+        layer.save(folder / "layer.npz")
+        self.layer, self.log = layer.eval(), folder / "log"
+        environment = {**os.environ, "CBN_LAYER": str(folder / "layer.npz"), "CBN_NUM_THREADS": "2"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(EXAMPLES)])
+        command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", "127.0.0.1:0", "--timeout", str(HANG)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--graceful-timeout", str(HANG), *options, "master:app"],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self):
+        due = time.monotonic() + HANG
+        while not (found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.log.read_text())):
+            assert self.process.poll() is None and time.monotonic() < due, self.log.read_text()
+            time.sleep(0.05)
+        self.port = int(found[1])
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def end(self):
+        """Ask it to finish; return its exit status and what it has logged."""
+        self.process.terminate()
+        return self.process.wait(2 * HANG), self.log.read_text()
+
+    def post(self, body):
+        """Status, worker and body of the answer to one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2 * HANG)
+        try:
+            connection.request("POST", "/", body)
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("X-Worker"), answer.read()
+        finally:
+            connection.close()
+
+
+def saved(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def load(server, clients, requests):
+    """All requests, by several clients at the same time; return the workers that answered, and what was wrong."""
+    arrays = [np.random.default_rng(i).random((n, 16, 32, 32), np.float32) for i, n in enumerate((1, 8, 20))]
+    pairs = [(saved(x), saved(server.layer(x))) for x in arrays]  # one serial, two in parallel
+    workers, wrong = set(), []
+
+    def ask(client):
+        for i in range(requests // clients):
+            if wrong:  # each further one could wait as long
+                return
+            body, expected = pairs[(client + i) % len(pairs)]
+            try:
+                status, worker, answer = server.post(body)
+            except OSError as error:
+                wrong.append(repr(error))
+                continue
+            workers.add(worker)
+            if (status, answer) != (200, expected):
+                wrong.append((status, answer[:200]))
+
+    threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return workers, wrong
+
+
+@pytest.mark.parametrize(
+    ("least_workers", "options"),
+    [
+        (3, ["--workers", "3"]),
+        (2, ["--workers", "2", "--worker-class", "gthread", "--threads", "4"]),
+        (4, ["--workers", "2", "--max-requests", "40"]),  # workers end and are forked anew all the time
+    ],
+    ids=["sync", "gthread", "renewed"],
+)
+def test_preload_under_load(tmp_path, least_workers, options):
+    with Server(tmp_path, *options) as server:
+        workers, wrong = load(server, clients=8, requests=400 * LONGER)
+        status, log = server.end()
+    assert not wrong, log
+    assert len(workers) >= least_workers
+    assert status == 0 and "Shutting down: Master" in log
+    assert not re.search(r"WORKER TIMEOUT|SIGKILL|Traceback|\[(ERROR|CRITICAL)\]", log), log
+    before, after, openmp = map(int, re.search(r"threads (\d+) (\d+) OpenMP (\d+)", log).groups())
+    assert after > before or not openmp, "there must have been a parallel region before the fork"
+
+
+def test_what_is_no_array_is_refused(tmp_path):
+    with Server(tmp_path, "--workers", "1") as server:
+        pickled = io.BytesIO()
+        np.save(pickled, np.array([{}], object), allow_pickle=True)
+        for body, text in [
+            (b"", "No data left"),
+            (b"nonsense", "pickle"),
+            (pickled.getvalue(), "pickle"),
+            (saved(np.zeros((2, 3), np.float32)), "channels"),
+            (saved(np.zeros((2, 16), np.complex64)), "complex64"),
+        ]:
+            status, _, answer = server.post(body)
+            assert status == 400 and text in answer.decode()
+        x = np.ones((2, 16), np.float32)
+        assert server.post(saved(x))[2] == saved(server.layer(x)), "the service must have lived on"
+        assert server.end()[0] == 0
