@@ -132,7 +132,7 @@ def from_a_thread(count):
 
 
 def while_the_lock_is_held(count):
-    """A fork waits for the thread that holds the lock of layers and normalizers: the child would have nobody to free it."""
+    """A fork waits for the thread that holds the lock of all layers: nobody would free it in the child."""
     layer, normalizer = cbn.BatchNorm(16), cbn.FeatureNormalizer()
     expected = cbn.BatchNorm(16)(X).tobytes()
     taken = threading.Event()
