@@ -1,4 +1,4 @@
-"""latency: a service that makes one call every 5 ms: how long a call takes, and how much CPU time it burns."""
+"""latency: a service that makes one call every 5 ms, or many at once: how long calls take, and CPU time they burn."""
 
 import argparse
 import contextlib
@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 # Nothing that loads an OpenMP runtime here: each measurement has a process of its own, with the runtime as it comes.
@@ -15,7 +17,9 @@ from common import UserError, add_json_option, check, run_main, write_json
 
 PERIOD = 5e-3  # seconds from the start of one call to that of the next
 SHAPES = [("NC", (256, 1024)), ("NCHW", (8, 64, 56, 56))]
-CONTENDERS = ("cbn", "torch")
+# With their environment. "cbn, long spin" is cbn as it would be without its own limit: with that of libgomp.
+CONTENDERS = {"cbn": {}, "cbn, long spin": {"GOMP_SPINCOUNT": "300000"}, "torch": {}}
+CALLERS = 8  # Python threads that call at once
 CONDITIONS = ("alone", "busy neighbour", "quota")
 QUOTA = 0.5  # CPUs
 
@@ -30,7 +34,7 @@ def service_call(contender, shape, threads):
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     y = np.zeros_like(x)
     weight, bias, mean, var = np.abs(np.random.default_rng(1).standard_normal((4, shape[1]), np.float32))
-    if contender == "cbn":
+    if contender != "torch":
         import cbn
 
         return lambda: cbn.batch_norm(x, mean, var, weight, bias, out=y, num_threads=threads)
@@ -41,10 +45,16 @@ def service_call(contender, shape, threads):
     return lambda: torch.nn.functional.batch_norm(x, mean, var, weight, bias)
 
 
-def serve(contender, shape, threads, calls, groups):
-    """Make the calls, and return seconds of each and CPU seconds of the process per call, less those of the waiting."""
+def prepare(contender, groups):
+    """What comes before anything that loads an OpenMP runtime."""
+    os.environ.update(CONTENDERS[contender])
     for group in groups:
         Path(group, "cgroup.procs").write_text(str(os.getpid()))
+
+
+def serve(contender, shape, threads, calls, groups):
+    """Make the calls, and return seconds of each and CPU seconds of the process per call, less those of the waiting."""
+    prepare(contender, groups)
     call = service_call(contender, shape, threads)
     _run(call, 50)  # until what the imports have started has come to rest
     seconds, cpu = _run(call, calls)
@@ -65,6 +75,39 @@ def _run(call, calls):
         due = start + PERIOD
     time.sleep(max(0, due - time.perf_counter()))
     return seconds, (time.process_time() - burnt) / calls
+
+
+def serve_at_once(contender, shape, threads, calls, groups):
+    """Make the calls from several Python threads at once; return seconds of each, those of all, CPU seconds per call,
+    and the number of threads that there are in the end.
+    """
+    prepare(contender, groups)
+    own = [service_call(contender, shape, threads) for _ in range(CALLERS)]
+    ready, done, seconds = threading.Barrier(CALLERS + 1), threading.Barrier(CALLERS + 1), []
+
+    def work(call):
+        for _ in range(10):
+            call()
+        ready.wait()
+        for _ in range(calls // CALLERS):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        done.wait()
+        done.wait()  # lives on until it has been counted
+
+    workers = [threading.Thread(target=work, args=(call,)) for call in own]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    start, burnt = time.perf_counter(), time.process_time()
+    done.wait()
+    whole, cpu = time.perf_counter() - start, (time.process_time() - burnt) / len(seconds)
+    count = len(os.listdir("/proc/self/task"))
+    done.wait()
+    for worker in workers:
+        worker.join()
+    return seconds, cpu, whole, count
 
 
 # --- the conditions ---
@@ -107,19 +150,32 @@ def quota():
         group.rmdir()
 
 
-def measure(contender, shape, condition, threads, calls):
+def in_process(work, *arguments):
+    """What work returns, in a new process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def summary(seconds, cpu):
     """Milliseconds: median and 99th percentile of a call, CPU time burnt per call."""
+    seconds = sorted(seconds)
+    median, p99 = seconds[len(seconds) // 2], seconds[int(0.99 * len(seconds))]
+    return {"median_ms": 1e3 * median, "p99_ms": 1e3 * p99, "cpu_ms": 1e3 * cpu}
+
+
+def measure(contender, shape, condition, threads, calls):
+    """The summary of one call every 5 ms."""
     surroundings = {"alone": contextlib.nullcontext(()), "busy neighbour": busy_neighbour(), "quota": quota()}
     with surroundings[condition] as groups:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            seconds, cpu = pool.submit(serve, contender, shape, threads, calls, groups).result()
+        seconds, cpu = in_process(serve, contender, shape, threads, calls, groups)
         time.sleep(0.1)  # until the kernel lets go of the process: a group with one in it cannot be removed
-    seconds.sort()
-    return {
-        "median_ms": 1e3 * seconds[len(seconds) // 2],
-        "p99_ms": 1e3 * seconds[int(0.99 * len(seconds))],
-        "cpu_ms": 1e3 * cpu,
-    }
+    return summary(seconds, cpu)
+
+
+def measure_at_once(contender, shape, threads, calls):
+    """The summary of many calls at once, calls per second, and the number of threads of the process."""
+    seconds, cpu, whole, count = in_process(serve_at_once, contender, shape, threads, calls, ())
+    return summary(seconds, cpu) | {"calls_per_s": len(seconds) / whole, "os_threads": count}
 
 
 # --- the table ---
@@ -137,6 +193,21 @@ def parse():
     return options
 
 
+def show(shape, condition, contender, measured):
+    """Print one row, and return it in a list; an empty one if it is not possible here."""
+    layout, sizes = shape
+    row = f"{layout + ' ' + 'x'.join(map(str, sizes)):18}{condition:16}{contender:16}"
+    try:
+        found = measured()
+    except OSError as error:
+        print(f"{row}not possible: {error.strerror}: {error.filename}")
+        return []
+    row += "".join(f"{found[name]:10.3f}" for name in ("median_ms", "p99_ms", "cpu_ms"))
+    row += "".join(f"{found[name]:10.0f}" for name in ("calls_per_s", "os_threads") if name in found)
+    print(row, flush=True)
+    return [{"shape": sizes, "condition": condition, "contender": contender} | found]
+
+
 def main():
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the neighbour and the cgroup go, too
@@ -145,22 +216,20 @@ def main():
 
     facts = machine.machine()
     print(machine.headline(facts, options.threads))
-    names = [name for name in CONTENDERS if name == "cbn" or not contenders.why_missing(name)]
+    names = [name for name in CONTENDERS if name != "torch" or not contenders.why_missing(name)]
+    given, results = (options.threads, options.calls), []
+    columns = f"{'shape':18}{'condition':16}{'contender':16}{'median ms':>10}{'p99 ms':>10}{'CPU ms':>10}"
     print(f"inference, one call every {1e3 * PERIOD:g} ms; CPU: time that all threads burn per call, spinning included")
-    print(f"{'shape':24}{'condition':18}{'contender':10}{'median ms':>10}{'p99 ms':>9}{'CPU ms':>8}{'CPU/median':>12}")
-    results = []
-    for layout, shape in SHAPES:
+    print(columns)
+    for shape in SHAPES:
         for condition in CONDITIONS:
             for name in names:
-                row = f"{layout + ' ' + 'x'.join(map(str, shape)):24}{condition:18}{name:10}"
-                try:
-                    found = measure(name, shape, condition, options.threads, options.calls)
-                except OSError as error:
-                    print(f"{row}not possible: {error.strerror}: {error.filename}")
-                    continue
-                results.append({"shape": shape, "condition": condition, "contender": name} | found)
-                median, p99, cpu = found.values()
-                print(f"{row}{median:10.3f}{p99:9.3f}{cpu:8.3f}{cpu / median:12.1f}", flush=True)
+                results += show(shape, condition, name, partial(measure, name, shape[1], condition, *given))
+    print(f"inference, {CALLERS} Python threads that call at once, each again and again")
+    print(f"{columns}{'calls/s':>10}{'threads':>10}")
+    for shape in SHAPES:
+        for name in names:
+            results += show(shape, f"{CALLERS} callers", name, partial(measure_at_once, name, shape[1], *given))
     write_json(options.json, {"machine": facts, "threads": options.threads, "quota_cpus": QUOTA, "results": results})
 
 

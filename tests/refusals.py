@@ -108,7 +108,7 @@ def threads_of_threads():
 
 
 def memory():
-    """RLIMIT_AS, `ulimit -v`: with every small amount that is left, mostly too small for a stack: right, or MemoryError."""
+    """RLIMIT_AS, `ulimit -v`: right or MemoryError, whatever little is left; mostly too little for a stack."""
     room = [*range(0, 1024, 64), *range(1024, 65536, 2048)]
 
     def call(kib):

@@ -45,3 +45,24 @@ def test_processes(name, count):
     status, stdout, stderr = in_a_process_group([sys.executable, SCRIPT, name, str(count * LONGER)], env=environment)
     assert status == 0, stderr
     assert stdout.endswith("all right\n")
+
+
+CALLS = """
+import sys
+import numpy as np, cbn
+x, before = np.ones((8, 16, 64, 64), np.float32), set(sys.modules)
+layer = cbn.BatchNorm(16)
+layer.backward(layer(x, residual=x, mask=x[:, 0] > 0))
+layer.eval()(x, out=np.empty_like(x))
+layer.load_state_dict(layer.state_dict())
+cbn.FeatureNormalizer().partial_fit(x).transform(x)
+cbn.BatchNorm(16, virtual_batch_size=4)(x)
+cbn.batch_norm(x.tolist(), training=True)
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_calls_import_nothing():
+    """A child that is forked while another thread imports a module would wait for it for ever."""
+    status, stdout, stderr = in_a_process_group([sys.executable, "-c", CALLS])
+    assert (status, stdout.split()) == (0, []), stderr
