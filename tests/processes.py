@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def after_a_region(count):
 def under_load(count):
     """While other threads are in parallel regions; every tenth child has a child."""
     with busy(lambda: None if right() else "wrong bits") as wrong:
-        check("child", [child(lambda: family(int(i % 10 == 0))) for i in range(count)])  # noqa: B023
+        check("child", [child(partial(family, int(i % 10 == 0))) for i in range(count)])
     check("busy threads", wrong)
     check("parent", [not right()])
 
