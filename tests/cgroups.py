@@ -25,11 +25,11 @@ def group(controller, settings, parent=None):
         if parent and (parent / "cgroup.controllers").exists():
             (parent / "cgroup.subtree_control").write_text(f"+{controller}")
         folder.mkdir()
-        for name, text in settings.items():
-            if (folder / name).exists():
-                (folder / name).write_text(text)
-            elif len(settings) == 1:
-                raise FileNotFoundError(f"{folder} has no {name}")
+        files = [folder / name for name in settings if (folder / name).exists()]
+        if settings and not files:
+            raise FileNotFoundError(f"{folder} has no {' or '.join(settings)}")
+        for file in files:
+            file.write_text(settings[file.name])
     except OSError as error:
         with contextlib.suppress(OSError):
             folder.rmdir()

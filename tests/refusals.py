@@ -164,7 +164,7 @@ def many_callers(callers, num_threads):
     threads = [threading.Thread(target=work) for _ in range(int(callers))]
     for thread in threads:
         thread.start()
-    while len(looks) < 300:
+    while len(looks) < 200:
         looks.append(running_threads())
         stop.wait(0.003)
     stop.set()
