@@ -36,7 +36,7 @@ def normalized(environ):
         return "413 Content Too Large", f"a request must have at most {MOST_BYTES} bytes; got {length}\n".encode()
     try:
         y = LAYER(np.load(io.BytesIO(environ["wsgi.input"].read(length)), allow_pickle=False))
-    except (TypeError, ValueError, EOFError) as error:
+    except (TypeError, ValueError, EOFError, MemoryError, OverflowError) as error:
         return "400 Bad Request", f"{error}\n".encode()
     body = io.BytesIO()
     np.save(body, y)

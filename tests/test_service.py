@@ -138,7 +138,10 @@ def test_what_is_no_array_is_refused(tmp_path):
     with Server(tmp_path, "--workers", "1") as server:
         pickled = io.BytesIO()
         np.save(pickled, np.array([{}], object), allow_pickle=True)
+        absurd = io.BytesIO()
+        np.lib.format.write_array_header_1_0(absurd, {"descr": "<f4", "fortran_order": False, "shape": (10**15,)})
         for body, text in [
+            (absurd.getvalue(), ""),
             (b"", "No data left"),
             (b"nonsense", "pickle"),
             (pickled.getvalue(), "pickle"),
