@@ -143,11 +143,10 @@ def train(soak, rng):
     layer = random_layer(rng, channels)
     for _ in range(rng.integers(1, 2 * CHECKED)):
         x = random_input(rng, layer.dtype, channels)
-        mask = rng.random((x.shape[0], *x.shape[2:])) < 0.8 if rng.integers(4) == 0 else None
-        if mask is not None:
-            mask[:, ...] |= (
-                np.arange(x.shape[0]).reshape(-1, *[1] * (x.ndim - 2)) % 3 < 2
-            )  # two values at least in each
+        mask = None
+        if rng.integers(4) == 0 and not layer.virtual_batch_size:  # a ghost batch might be left with one value
+            mask = rng.random((x.shape[0], *x.shape[2:])) < 0.8
+            mask[:2] = True
         y = layer(x, mask=mask)
         dx = layer.backward(np.ones_like(y))
         soak.hold(dx.shape == x.shape and np.isfinite(y).all(), "a y that is not finite")
