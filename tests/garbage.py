@@ -162,7 +162,7 @@ def may_be_half(text):
 
 def main(part, parts):
     warnings.simplefilter("ignore")
-    outcomes = {"passed": 0, "raised": 0}
+    outcomes = {"passed": 0, "raised": 0, "failed": 0}
     for i, ((make, name, method, text), kind) in enumerate(itertools.product(combinations(), GARBAGE)):
         if i % parts != part:
             continue
@@ -174,13 +174,16 @@ def main(part, parts):
             method(value)
             outcomes["passed"] += 1
         except (SystemError, MemoryError) as error:
+            outcomes["failed"] += 1
             print(f"FAILED {text}: {kind}: {error!r}")
         except Exception:
             outcomes["raised"] += 1
             if snapshot(value) != before and not may_be_half(text):
+                outcomes["failed"] += 1
                 print(f"FAILED {text}: {kind}: raised, and left the state changed")
-    print(*outcomes.values())
+    print(*(f"{name} {number}" for name, number in outcomes.items()))
+    return 1 if outcomes["failed"] else 0
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    sys.exit(main(*map(int, sys.argv[1:])))
