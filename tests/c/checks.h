@@ -63,7 +63,7 @@ extern const int operation_count;
 extern int passed, small;
 extern uint64_t bits;
 void check_bits(void), check_images(void), check_edges(void), check_faults(void), check_state(void);
-void check_concurrent(void), check_huge(void), check_huge_outputs(void);
+void check_concurrent(void), check_fork(void), check_huge(void), check_huge_outputs(void);
 
 /* second-level caches, so that small arrays, too, are cut in every way */
 static const ptrdiff_t CACHES[] = {1 << 21, 1 << 16, 1 << 12};

@@ -70,18 +70,26 @@ static void check_constant(void)
     passed++;
 }
 
-/* What is not finite stays in its channel. */
+/* What is not finite stays in its channel, in all dtypes. */
 static void check_not_finite(void)
 {
     static const double values[] = {INFINITY, -INFINITY, NAN};
-    for (int v = 0; v < COUNT(values); v++) {
-        float x[60], y[60];
-        double mean[2], m2[2], inv_std[2];
-        for (int i = 0; i < 60; i++)
-            x[i] = (float)(i % 7);
-        x[7] = (float)values[v];
-        CHECK(!cbn_forward(y, mean, m2, inv_std, x, NULL, NULL, 0, NULL, CBN_FLOAT32, CBN_FLOAT32, 1, 2, 30, 1));
-        CHECK(isnan(mean[0]) && isnan(m2[0]) && isnan(y[0]) && isfinite(mean[1]) && isfinite(y[30]));
+    static const ptrdiff_t shapes[][3] = {{1, 2, 30}, {30, 2, 1}};
+    for (int v = 0; v < COUNT(values) * 4 * COUNT(shapes); v++) {
+        const enum cbn_dtype dtype = (enum cbn_dtype)(v % 4);
+        const ptrdiff_t *n = shapes[v / 4 % 2];
+        struct arrays given = make_arrays(dtype, n, 3, 1), a = with_outputs(&given, 1);
+        cbn_store(given.at[X], dtype, n[2] == 1 ? 28 : 14, values[v / 8]);
+        CHECK(!cbn_forward(a.at[Y], a.at[MEAN], a.at[M2], a.at[INV_STD], a.at[X], NULL, NULL, 0, NULL, dtype, dtype,
+                           n[0], n[1], n[2], 1));
+        CHECK(!cbn_backward(a.at[DX], a.at[DWEIGHT], a.at[DBIAS], a.at[DY], a.at[X], NULL, a.at[MEAN], a.at[INV_STD],
+                            1, NULL, dtype, dtype, n[0], n[1], n[2], 1));
+        for (ptrdiff_t at = 0; at < 60; at++) {
+            const ptrdiff_t c = at / n[2] % 2;
+            CHECK(!isfinite(cbn_load(a.at[Y], dtype, at)) == !c && !isfinite(cbn_load(a.at[DX], dtype, at)) == !c);
+        }
+        CHECK(isnan(cbn_load(a.at[DWEIGHT], dtype, 0)) && isfinite(cbn_load(a.at[DWEIGHT], dtype, 1)));
+        discard_outputs(&a), discard_arrays(&given);
         passed++;
     }
 }
