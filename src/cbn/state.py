@@ -57,14 +57,15 @@ class State:
     def convention(self, value):
         value, before = conventions.named(value), self._convention
         with _core.lock:
+            forgets = before.variance != value.variance and self.count != 0  # something else is averaged from now on
             self._convention = value
             try:
                 options.check_together(self)
-            except ValueError:
+                if forgets:
+                    self._forget_count()
+            except BaseException:
                 self._convention = before
                 raise
-            if before.variance != value.variance and self.count != 0:
-                self._forget_count()  # what is averaged from now on is something else
 
     @property
     def count(self):
