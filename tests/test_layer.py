@@ -22,7 +22,7 @@ def made(channels=3, layer_class=cbn.BatchNorm, **options):
 
 
 def snapshot(layer):
-    state = {name: copy.deepcopy(value) for name, value in vars(layer).items() if name not in ("_lock", "_saved")}
+    state = {name: copy.deepcopy(value) for name, value in vars(layer).items() if name != "_saved"}
     return state, layer._saved
 
 
