@@ -99,8 +99,10 @@ cdef list pairs_of(object targets, object values):
     """Targets and what `put` takes for them, which are no parts of targets."""
     cdef list pairs = []
     for target, value in zip(targets, values):
+        if not isinstance(target, np.ndarray) or target.dtype.kind not in "iufV" or target.dtype.hasobject:
+            raise TypeError(f"the layer's arrays must be arrays of numbers; got {target!r}")
         if not target.flags.writeable or (target.ndim > 1 and not target.flags.c_contiguous):
-            raise ValueError("arrays of a layer must be writeable, and of rank 1 or contiguous; got another array")
+            raise ValueError("the layer's arrays must be writeable, and of rank 1 or contiguous; got another array")
         pairs.append((target, np.array(np.broadcast_to(value, target.shape), dtype=target.dtype, order="C")))
     return pairs
 

@@ -281,7 +281,7 @@ class State:
         ValueError
             If the file is no such file, is damaged, or holds a layer of another class.
         ImportError
-            If safetensors is needed and not installed.
+            If the layer is bfloat16, and ml_dtypes is not installed.
         """
         return checkpoint.load(cls, path)
 
