@@ -69,6 +69,11 @@ int cbn_openmp_num_procs(void)
     return 1;
 }
 
+int cbn_openmp_thread_limit(void)
+{
+    return 1;
+}
+
 int cbn_openmp_version(void)
 {
     return 0;
@@ -105,6 +110,11 @@ int cbn_openmp_max_threads(void)
 int cbn_openmp_num_procs(void)
 {
     return omp_get_num_procs();
+}
+
+int cbn_openmp_thread_limit(void)
+{
+    return omp_get_thread_limit();
 }
 
 int cbn_openmp_version(void)

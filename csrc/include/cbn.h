@@ -117,10 +117,11 @@ CBN_API const char *cbn_available_isa(int index);
 CBN_API const char *cbn_isa(void);
 CBN_API int cbn_select_isa(const char *name);
 
-/* Threads of the OpenMP runtime: the most a team could have now, the CPUs this thread may run on, and the OpenMP
- * version cbn was compiled for (0: without OpenMP, every call is serial). */
+/* Threads of the OpenMP runtime: the most a team could have now, the CPUs this thread may run on, the most threads the
+ * process may ever have, and the OpenMP version cbn was compiled for (0: without OpenMP, every call is serial). */
 CBN_API int cbn_openmp_max_threads(void);
 CBN_API int cbn_openmp_num_procs(void);
+CBN_API int cbn_openmp_thread_limit(void);
 CBN_API int cbn_openmp_version(void);
 
 #ifdef __cplusplus

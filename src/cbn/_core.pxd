@@ -50,4 +50,5 @@ cdef extern from "cbn.h" nogil:
     int cbn_select_isa(const char *name)
     int cbn_openmp_max_threads()
     int cbn_openmp_num_procs()
+    int cbn_openmp_thread_limit()
     int cbn_openmp_version()

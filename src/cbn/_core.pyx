@@ -236,5 +236,5 @@ def select_isa(str name):
 
 
 def openmp():
-    """The OpenMP version compiled for (0: none), the most threads it allows now, the CPUs this thread may run on."""
-    return cbn_openmp_version(), cbn_openmp_max_threads(), cbn_openmp_num_procs()
+    """The OpenMP version compiled for (0: none), the most threads of a team now and ever, the CPUs of this thread."""
+    return cbn_openmp_version(), cbn_openmp_max_threads(), cbn_openmp_thread_limit(), cbn_openmp_num_procs()

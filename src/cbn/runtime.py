@@ -89,12 +89,12 @@ def get_num_threads():
     -------
     int
     """
-    version, limit, procs = _core.openmp()
+    version, limit, ever, procs = _core.openmp()
     if not version:
         return 1
     if _chosen is not None:
-        return min(_chosen, limit) if limit < _OPENMP_LIMIT_AT_LOAD else _chosen
-    return limit if _OPENMP_LIMIT_GIVEN else int(min(limit, procs, _QUOTA))
+        return min(_chosen, limit, ever) if limit < _OPENMP_LIMIT_AT_LOAD else min(_chosen, ever)
+    return min(limit, ever) if _OPENMP_LIMIT_GIVEN else int(min(limit, ever, procs, _QUOTA))
 
 
 _core.set_threads_by_default(get_num_threads)
@@ -176,7 +176,7 @@ def config():
     """Return what was detected, as a dict of plain values."""
     from . import __version__
 
-    version, limit, procs = _core.openmp()
+    version, limit, _, procs = _core.openmp()
     return {
         "cbn": __version__,
         "python": platform.python_version(),
