@@ -172,7 +172,7 @@ PAIRS += [("backward", "out", "dy")]  # the dy of layers is read later
 @pytest.mark.parametrize(("call", "name", "other"), PAIRS)
 def test_overlap(call, name, other):
     """What is written may begin where another argument does, or anywhere in it: refused, or the bits of copies."""
-    function, arguments, written = CALLS[call]
+    function, arguments, _ = CALLS[call]
     expected = bits(function(**fresh(arguments)))
     size, itemsize = arguments[name].nbytes, arguments[name].itemsize
     for shift in {0, itemsize, size // 2 // itemsize * itemsize, -itemsize}:

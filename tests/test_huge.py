@@ -1,4 +1,4 @@
-"""test_huge: more than 2**31 values, of which most take no memory: sums over them, and where .ci/full asks, y of them."""
+"""test_huge: more than 2**31 values, of which most take no memory: their sums, and in .ci/full what y and dx are."""
 
 import os
 

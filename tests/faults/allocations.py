@@ -1,7 +1,7 @@
-"""allocations: each allocation of each call is made to fail in turn; run by test_memory_faults with the hooks preloaded.
+"""allocations: each allocation of each call fails in turn; run by test_memory_faults with the hooks preloaded.
 
-python allocations.py [--but PATTERN]: prints a line of JSON for each case. Every Python object counts (PYTHONMALLOC=malloc),
-so nothing of NumPy, CPython and cbn is left out but what libgomp allocates, which ends the process by its own doing.
+python allocations.py [--but PATTERN]: prints a line of JSON for each case. Every Python object counts
+(PYTHONMALLOC=malloc), so nothing of NumPy, CPython and cbn is left out but what libgomp allocates, which ends the process by its own doing.
 """
 
 import copy
@@ -13,6 +13,7 @@ import pickle
 import re
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,10 @@ def tried(hooks, make, call, first, say):
         number += 1
 
 
+def tell(file, *line):
+    os.write(file, (json.dumps(line) + "\n").encode())
+
+
 def followed(hooks, make, call):
     """`tried` in children, since NumPy and CPython may crash; returns the number of faults, findings, crashes."""
     faults, found, crashes, first, ended = 0, [], [], 1, False
@@ -234,7 +239,7 @@ def followed(hooks, make, call):
         pid = os.fork()
         if not pid:
             os.dup2(parent[1], 2)
-            tried(hooks, make, call, first, lambda *line: os.write(child[1], (json.dumps(line) + "\n").encode()))
+            tried(hooks, make, call, first, partial(tell, child[1]))
             os._exit(0)
         os.close(child[1])
         os.close(parent[1])

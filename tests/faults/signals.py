@@ -106,7 +106,7 @@ def interrupt(*_):
 
 
 def main(what, repeats="40"):
-    faulthandler.dump_traceback_later(240, exit=True)  # a deadlock
+    faulthandler.dump_traceback_later(600, exit=True)  # a deadlock
     random.seed(0)
     answers = {}
     for kind, (make, call, state) in CASES.items():
