@@ -1,7 +1,8 @@
 """allocations: each allocation of each call fails in turn; run by test_memory_faults with the hooks preloaded.
 
 python allocations.py [--but PATTERN]: prints a line of JSON for each case. Every Python object counts
-(PYTHONMALLOC=malloc), so nothing of NumPy, CPython and cbn is left out but what libgomp allocates, which ends the process by its own doing.
+(PYTHONMALLOC=malloc), so nothing of NumPy, CPython and cbn is left out but what libgomp allocates, which ends the
+process by its own doing.
 """
 
 import copy
