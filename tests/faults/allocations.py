@@ -65,7 +65,8 @@ def plain(value):
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if isinstance(value, cbn.BatchNorm):
-        return {name: (id(part) if name == "_saved" else plain(part)) for name, part in vars(value).items()}
+        own = {"_collect": None, **vars(value)}  # of the class until the first run of recompute_statistics
+        return {name: (id(part) if name == "_saved" else plain(part)) for name, part in own.items()}
     if isinstance(value, cbn.Moments):
         return plain([value.count, value.mean, value.m2])
     if isinstance(value, cbn.FeatureNormalizer):
