@@ -14,7 +14,7 @@ LARGE = 3000  # channels: NumPy copies so many without the GIL
 
 
 def numbered(number):
-    """A state of which each array tells the number, and with which y is 0 for x = 0: -number / number * number + number."""
+    """A state of which each array tells the number, with which y of x = 0 is -number / number * number + number = 0."""
     state = {name: np.full(LARGE, number, np.float32) for name in ("weight", "bias", "running_mean")}
     return {**state, "running_var": state["weight"] ** 2, "num_batches_tracked": np.array(number)}
 
