@@ -244,6 +244,9 @@ class FeatureNormalizer:
             self._state = state
         return y
 
+    def __getstate__(self):
+        return super().__getstate__()  # of its own, or the oldest protocols refuse a class with slots
+
     def _checked(self, state, x):
         """x and its axis of features, of which there must be as many as in the state, if any."""
         x = _core.as_array(x, self._name)
