@@ -12,8 +12,9 @@
  *   running_mean and running_var the one named by `stat_dtype`; mean, m2 and inv_std are always double;
  * - weight and bias may be NULL (1 and 0), options may be NULL (none); y may be exactly x or the residual, dx exactly
  *   x, dy or options->y, but no other overlap is allowed;
- * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller;
- * - the return value is CBN_OK, or CBN_NO_MEMORY, after which the outputs are unspecified and inputs untouched.
+ * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller,
+ *   but for the sign and the payload of a NaN; that state and errno are afterwards as they were before;
+ * - the return value is CBN_OK, or CBN_NO_MEMORY, after which no array has been written.
  */
 #ifndef CBN_H
 #define CBN_H
