@@ -14,7 +14,7 @@
  *   x, dy or options->y, but no other overlap is allowed;
  * - results are the same bits for any num_threads (>= 1), instruction set, alignment and rounding state of the caller,
  *   but for the sign and the payload of a NaN; that state and errno are afterwards as they were before;
- * - the return value is CBN_OK, or CBN_NO_MEMORY, after which no array has been written.
+ * - the return value is CBN_OK, or CBN_NO_MEMORY (and errno malloc's), after which no array has been written.
  */
 #ifndef CBN_H
 #define CBN_H

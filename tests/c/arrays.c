@@ -58,7 +58,7 @@ struct arrays make_arrays(enum cbn_dtype dtype, const ptrdiff_t *shape, double o
     set_sizes(&a);
     a.at[X] = filled(dtype, values, 1, offset, size);
     /* the first values of the first channel are no sample of it, so that large channels are summed twice */
-    for (ptrdiff_t i = 0; i < a.inner && i < 16; i++)
+    for (ptrdiff_t i = 0; offset != 0 && i < a.inner && i < 16; i++)
         cbn_store(a.at[X], dtype, i, cbn_load(a.at[X], dtype, i) + 1000 * size);
     a.at[DY] = filled(dtype, values, 2, -0.5, size), a.at[RESIDUAL] = filled(dtype, values, 7, -0.5, size);
     a.at[POSITIONS] = filled_positions(a.outer * a.inner);

@@ -36,7 +36,7 @@ struct arrays {
     void *y_room; /* y may start one element into it */
 };
 
-/* Values near `offset`, times `size`. */
+/* Values near `offset`, times `size`; where the offset is not 0, with a few outliers. */
 struct arrays make_arrays(enum cbn_dtype dtype, const ptrdiff_t *shape, double offset, double size);
 /* The same inputs, and outputs of its own; y one element off an aligned address for some numbers of threads, where a
  * vector store must not be. */

@@ -12,14 +12,16 @@ static const ptrdiff_t SHAPES[][3] = {
     {9000, 5, 1}, {2, 3, 2145}, {1, 2, 90300}, {700, 255, 1}, {30, 2, 4900}, {8, 3, 70000},   {10, 11, 16384},
     {3, 5, 360600},
 };
+/* the least for which a team has more threads than an output has rows */
+static const ptrdiff_t FEW_ROWS[] = {17, 580, 60};
 /* of other dtypes than float32, which are cut in the same ways; and of an emulated machine */
 static const ptrdiff_t MOST_VALUES = 400000, MOST_SMALL = 200000;
 /* beyond this many values the oldest operations only: the others take the same ways through plan.c */
 static const ptrdiff_t MOST_FOR_ALL = 1000000;
 #if defined(__SANITIZE_ADDRESS__) /* some ten times slower: less of what differs in bits only */
-static const int THREADS[] = {1, 3, 16};
+static const int THREADS[] = {1, 3, 18};
 #else
-static const int THREADS[] = {1, 2, 3, 5, 7, 16};
+static const int THREADS[] = {1, 2, 3, 5, 7, 18};
 #endif
 
 /* mean and m2 of x against a plain loop */
@@ -68,11 +70,11 @@ static void run_all(const struct arrays *given, double size, int threads, uint64
     discard_outputs(&a);
 }
 
-static void check_shape(enum cbn_dtype dtype, const ptrdiff_t *shape, double size)
+static void check_shape(enum cbn_dtype dtype, const ptrdiff_t *shape, double offset, double size)
 {
     uint64_t digests[64];
     CHECK(operation_count <= COUNT(digests));
-    struct arrays given = make_arrays(dtype, shape, 3, size);
+    struct arrays given = make_arrays(dtype, shape, offset, size);
     for (int isa = 0; cbn_available_isa(isa); isa++)
         for (int t = 0; t < COUNT(THREADS); t += small ? COUNT(THREADS) - 1 : 1) {
             CHECK(choose(isa, isa + t));
@@ -87,10 +89,12 @@ void check_bits(void)
         for (int dtype = 0; dtype < 4; dtype++) {
             const ptrdiff_t values = SHAPES[i][0] * SHAPES[i][1] * SHAPES[i][2];
             if ((dtype == CBN_FLOAT32 || values <= MOST_VALUES) && (!small || values <= MOST_SMALL))
-                check_shape((enum cbn_dtype)dtype, SHAPES[i], 1);
+                check_shape((enum cbn_dtype)dtype, SHAPES[i], 3, 1);
         }
-    for (int i = 0; i < 9; i++) { /* values with which float32 arithmetic would overflow */
-        check_shape(CBN_FLOAT32, SHAPES[i], 1e35);
-        check_shape(CBN_BFLOAT16, SHAPES[i], 1e35);
+    check_shape(CBN_FLOAT32, FEW_ROWS, 3, 1);
+    for (int i = 0; i < 9; i++) { /* values with which float32 arithmetic would overflow, and small ones */
+        check_shape(CBN_FLOAT32, SHAPES[i], 3, 1e35);
+        check_shape(CBN_BFLOAT16, SHAPES[i], 3, 1e35);
+        check_shape(CBN_FLOAT32, SHAPES[i], 0, 1);
     }
 }
