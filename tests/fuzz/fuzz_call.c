@@ -23,11 +23,12 @@ static ptrdiff_t take_size(struct reader *from)
     return kind % 4 ? (ptrdiff_t)value * steps[kind % 4] + kind / 4 % 16 : (ptrdiff_t)(value % 20);
 }
 
-/* Large arrays, which more than one thread has work for, are slow, and so not the rule. */
+/* Large arrays, which more than one thread has work for, are slow, and so not the rule. A 0 counts as 1, since some
+ * arrays do not have that dimension. */
 static void limit_sizes(struct call *call, ptrdiff_t most)
 {
     ptrdiff_t *sizes[] = {&call->outer, &call->channels, &call->inner};
-    while (call->outer * call->channels * call->inner > most) {
+    while ((call->outer | !call->outer) * (call->channels | !call->channels) * (call->inner | !call->inner) > most) {
         ptrdiff_t **largest = sizes;
         for (int i = 1; i < 3; i++)
             if (*sizes[i] > **largest)
