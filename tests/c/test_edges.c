@@ -38,6 +38,15 @@ static void check_no_channels(void)
     passed += 3;
 }
 
+/* more channels than a workspace can have: nothing is read */
+static void check_absurd(void)
+{
+    double mean = 1, m2 = 1;
+    CHECK(cbn_moments(&mean, &m2, NULL, NULL, CBN_FLOAT32, 1, PTRDIFF_MAX / 16, 1, 1) == CBN_NO_MEMORY);
+    CHECK(mean == 1 && m2 == 1);
+    passed++;
+}
+
 /* A batch of which every position is masked: statistics as of an empty batch, y = bias. */
 static void check_masked(void)
 {
@@ -101,6 +110,7 @@ void check_edges(void)
     CHECK(cbn_openmp_max_threads() >= 1 && cbn_openmp_num_procs() >= 1 && cbn_openmp_version() >= 0);
     check_empty();
     check_no_channels();
+    check_absurd();
     for (int isa = 0; choose(isa, 0); isa++) {
         CHECK(strcmp(cbn_isa(), cbn_available_isa(isa)) == 0);
         check_masked();

@@ -1,8 +1,10 @@
 /* test_faults.c: each allocation of each operation fails in turn: CBN_NO_MEMORY, nothing written, nothing leaked, and
- * the next call works. Linked with the linker's --wrap for each function that gives or takes memory.
+ * the next call works. Without the memory, or the threads, that only a team needs, the call is made without a team.
+ * Linked with the linker's --wrap for each function that gives or takes memory or starts threads.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 #include <errno.h>
+#include <pthread.h>
 
 #include "checks.h"
 
@@ -13,10 +15,13 @@ void *__wrap_malloc(size_t), *__wrap_calloc(size_t, size_t), *__wrap_realloc(voi
 void *__wrap_aligned_alloc(size_t, size_t);
 int __wrap_posix_memalign(void **, size_t, size_t);
 void __wrap_free(void *);
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 /* While `counting`: what has been asked for, what of that has not come back, and which request fails. */
 static int counting;
 static long asked, held, fails;
+static int without_threads;
 
 static int may_have(void)
 {
@@ -60,48 +65,86 @@ int __wrap_posix_memalign(void **to, size_t alignment, size_t size)
 
 void __wrap_free(void *memory)
 {
-    held -= counting && memory;
+    if (counting && memory)
+        held--;
     __real_free(memory);
 }
 
-static int run(const struct operation *operation, struct arrays *a, long which)
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *data)
 {
-    counting = 1, asked = held = 0, fails = which;
-    const int status = operation->run(a);
-    counting = 0;
-    CHECK(held == 0);
-    return status;
+    return counting && without_threads ? EAGAIN : __real_pthread_create(thread, attributes, start, data);
 }
 
-/* `a` and `sound` are alike, and stay so. Returns how many faults were made. */
-static int check_operation(const struct operation *operation, struct arrays *a, struct arrays *sound)
+struct run {
+    const struct operation *operation;
+    struct arrays *arrays;
+    int status;
+};
+
+static void *run_here(void *of)
+{
+    struct run *run = of;
+    counting = 1;
+    run->status = run->operation->run(run->arrays);
+    counting = 0;
+    return NULL;
+}
+
+/* In a thread of its own, which has had no team so far. */
+static int run(const struct operation *operation, struct arrays *a, long which)
+{
+    struct run run = {operation, a, -1};
+    pthread_t thread;
+    asked = held = 0, fails = which;
+    CHECK(pthread_create(&thread, NULL, run_here, &run) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(held == 0);
+    return run.status;
+}
+
+/* `a` and `sound` are alike, and stay so. With `refused`, it is the threads of a team that cannot be had, instead of the
+ * memory to try for them. Returns how many faults were made. */
+static int check_operation(const struct operation *operation, struct arrays *a, struct arrays *sound, int refused)
 {
     const unsigned all = BIT(ARRAYS) - 1;
+    const int team = a->threads > 1 && a->outer * a->channels * a->inner >= CBN_LEAST_PARALLEL;
     CHECK(run(operation, sound, 0) == CBN_OK);
     const long requests = asked;
     const uint64_t before = digest(a, all);
-    for (long k = 1; k <= requests; k++) {
-        CHECK(run(operation, a, k) == CBN_NO_MEMORY);
-        CHECK(digest(a, all) == before);
+    int status = CBN_NO_MEMORY;
+    for (long k = 1; k <= requests - refused && status == CBN_NO_MEMORY; k++) {
+        status = run(operation, a, k);
+        CHECK(status == CBN_NO_MEMORY ? digest(a, all) == before : status == CBN_OK && team);
     }
-    CHECK(run(operation, a, 0) == CBN_OK);
+    without_threads = refused;
+    if (status == CBN_NO_MEMORY)
+        CHECK(run(operation, a, 0) == CBN_OK);
+    without_threads = 0;
     CHECK(digest(a, all) == digest(sound, all));
     return (int)requests;
 }
 
+static int check_shape(enum cbn_dtype dtype, const ptrdiff_t *shape, int refused)
+{
+    struct arrays given = make_arrays(dtype, shape, 3, 1);
+    struct arrays a = with_outputs(&given, 2), sound = with_outputs(&given, 2);
+    int faults = 0;
+    for (int o = 0; o < operation_count; o++)
+        faults += check_operation(&operations[o], &a, &sound, refused);
+    discard_outputs(&a), discard_outputs(&sound), discard_arrays(&given);
+    return faults;
+}
+
 void check_faults(void)
 {
-    static const ptrdiff_t shapes[][3] = {{3, 5, 1}, {2, 3, 100}, {300, 7, 1}, {2, 1, 33000}};
+    static const ptrdiff_t shapes[][3] = {{3, 5, 1}, {2, 3, 100}, {300, 7, 1}}, of_team[] = {2, 1, 33000};
     int faults = 0;
-    for (int isa = 0; choose(isa, isa); isa++)
-        for (int s = 0; s < COUNT(shapes); s++) /* the last: a team */
-            for (int dtype = 0; dtype < (s == 3 ? 1 : 4); dtype++) {
-                struct arrays given = make_arrays((enum cbn_dtype)dtype, shapes[s], 3, 1);
-                struct arrays a = with_outputs(&given, 2), sound = with_outputs(&given, 2);
-                for (int o = 0; o < operation_count; o++)
-                    faults += check_operation(&operations[o], &a, &sound);
-                discard_outputs(&a), discard_outputs(&sound), discard_arrays(&given);
-            }
+    for (int isa = 0; choose(isa, isa); isa++) {
+        for (int s = 0; s < COUNT(shapes); s++)
+            for (int dtype = 0; dtype < 4; dtype++)
+                faults += check_shape((enum cbn_dtype)dtype, shapes[s], 0);
+        for (int refused = 0; refused < 2; refused++)
+            faults += check_shape(CBN_FLOAT32, of_team, refused);
+    }
     CHECK(faults > 0);
     printf("%d faults injected\n", faults);
     passed += faults;
