@@ -44,7 +44,10 @@ cpdef object unmasked(object value, str name):
     if is_masked(value):
         raise TypeError(f"{name} must be an array without a mask; got a masked array: "
                         "use its filled() values, or its data if the mask is to be ignored")
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:  # a ragged list
+        raise TypeError(f"{name} must be an array of numbers; got {type(value).__name__}: {error}") from None
 
 
 cpdef object real(object value, str name):

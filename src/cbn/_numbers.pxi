@@ -5,8 +5,13 @@
 _threads_by_default = None
 
 
+cpdef bint is_number(object value, object kind=numbers.Real):
+    """Whether it is a number, and no bool; NumPy has its time spans derive from its integers."""
+    return isinstance(value, kind) and not isinstance(value, (bool, np.timedelta64))
+
+
 cdef double number(object value, str name, str rule) except? -1:
-    if type(value) is not float and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
+    if type(value) is not float and not is_number(value):
         raise TypeError(f"{name} must {rule}; got {type(value).__name__}")
     try:
         return value
@@ -39,13 +44,13 @@ cpdef bint check_flag(object value, str name) except *:
     """A bool, or the 0 or 1 that it equals."""
     if type(value) is bool:
         return value
-    if not isinstance(value, (np.bool_, numbers.Integral)) or value not in (0, 1):
+    if not (isinstance(value, np.bool_) or is_number(value, numbers.Integral)) or value not in (0, 1):
         raise TypeError(f"{name} must be True or False; got {type(value).__name__}")
     return bool(value)
 
 
 cdef bint is_integer(object value):
-    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+    return type(value) is int or is_number(value, numbers.Integral)
 
 
 cpdef object check_integer(object value, str name):

@@ -1,6 +1,5 @@
 """checkpoint: a layer's state in and out of dicts and files, all or nothing, and never by pickle."""
 
-import numbers
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -74,10 +73,12 @@ def _metadata_of(state):
     if not isinstance(convention, Mapping) or not all(isinstance(convention.get(n, ""), str) for n in _STORED):
         raise TypeError(f"state must have a dict of texts and numbers for convention; got {convention!r}")
     for name in ("version", "eps", *HISTORY):
-        if not isinstance(own.get(name, 0), numbers.Real | None):
+        if not isinstance(own.get(name), bool | None) and not _core.is_number(own[name]):
             raise TypeError(f"state must have a number for {name}; got {own[name]!r}")
     for name, largest in zip(HISTORY, (sys.float_info.max, 1), strict=True):
-        if own.get(name) is not None and not 0 <= own[name] <= largest:
+        with np.errstate(all="ignore"):  # where a float32 is compared with more than it can be
+            fits = own.get(name) is None or 0 <= own[name] <= largest
+        if not fits:
             raise ValueError(f"state must have a {name} between 0 and {largest}; got {own[name]}")
     return {**own, "convention": convention}
 

@@ -1,7 +1,6 @@
 """drift: how far the values that a layer is given are from its running statistics, channel by channel."""
 
 import math
-import numbers
 import os
 from dataclasses import dataclass
 
@@ -191,7 +190,7 @@ def drift_of(layer, x, mask, sample_weight, samples, max_shift, max_ratio):
 
 
 def _number(name, value, least, most=math.inf):
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if not _core.is_number(value):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
     if not least <= value <= most:
         raise ValueError(f"{name} must be from {least} to {most}; got {value}")

@@ -31,7 +31,7 @@ def checked_counts(count):
 
 
 def _checked_count(count):
-    if not isinstance(count, numbers.Real) or isinstance(count, bool):
+    if not _core.is_number(count):
         raise TypeError(f"count must be a number; got {type(count).__name__}")
     whole = isinstance(count, numbers.Integral)
     count, most = (int(count), _MOST_WHOLE) if whole else (float(count), _MOST)

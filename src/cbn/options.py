@@ -1,7 +1,5 @@
 """options: the checks of a layer's options, which of them exclude each other, and how they read."""
 
-import numbers
-
 import numpy as np
 
 from . import _core, conventions
@@ -62,7 +60,7 @@ def clipping(bounds):
     if set(bounds) - {"rmin", "rmax", "dmax"}:
         raise ValueError(f"renorm_clipping must be a dict with keys from rmin, rmax and dmax; got {bounds!r}")
     for name, bound in bounds.items():
-        if not isinstance(bound, numbers.Real) or isinstance(bound, bool) or not 0 <= bound <= np.inf:
+        if not _core.is_number(bound) or not 0 <= bound <= np.inf:
             raise ValueError(f"renorm_clipping must have numbers >= 0; got {name}={bound!r}")
     bounds = {name: float(bound) for name, bound in bounds.items()}
     if bounds.get("rmin", 0) > bounds.get("rmax", np.inf):
@@ -101,7 +99,7 @@ def check_evaluation(layer, name):
 
 def check_rank(layer, x):
     """Raise torch's ValueError unless x has a rank that the layer's class takes."""
-    rank = np.ndim(x)
+    rank = _core.unmasked(x, "x").ndim
     if rank not in layer._ranks:
         wanted = " or ".join(f"{r}D" for r in layer._ranks)
         raise ValueError(f"expected {wanted} input (got {rank}D input)")

@@ -109,7 +109,7 @@ class State:
         if self.running_mean is None:
             raise RuntimeError("affine_map must be called on a layer with running statistics; got none")
         _core.check_not_negative(self.running_var, "running_var")
-        with _core.lock:
+        with _core.lock, np.errstate(all="ignore"):  # a channel that is not finite
             mean, var, weight, bias, eps = batches.running_line(self)
             scale = batches.inverse_std(var.astype(np.float64), eps)
             if weight is not None:
