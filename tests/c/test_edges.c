@@ -107,7 +107,8 @@ void check_edges(void)
 {
     CHECK(cbn_select_isa("none") == -1);
     CHECK(cbn_available_isa(-1) == NULL && cbn_available_isa(99) == NULL);
-    CHECK(cbn_openmp_max_threads() >= 1 && cbn_openmp_num_procs() >= 1 && cbn_openmp_version() >= 0);
+    CHECK(cbn_openmp_max_threads() >= 1 && cbn_openmp_num_procs() >= 1);
+    CHECK(cbn_openmp_thread_limit() >= 1 && cbn_openmp_version() >= 0);
     check_empty();
     check_no_channels();
     check_absurd();
