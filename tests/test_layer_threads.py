@@ -149,3 +149,36 @@ print(bad)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.stdout.split() == ["0"], result.stderr
+
+
+def test_arrays_that_another_thread_changes():
+    """What comes out is anyone's guess, but every call returns, and the next one, undisturbed, is right."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 16, 8, 40, 40)).astype(np.float32)
+    mask, sample_weight = np.ones((16, 40, 40), bool), np.ones((16, 40, 40))
+    sound = x.copy()
+    layer = cbn.BatchNorm(8, activation="relu")
+    done, calls = threading.Event(), [0]
+
+    def change():
+        turn = 0
+        while not done.is_set():
+            turn += 1
+            for array in (x, dy, layer.weight, layer.bias, layer.running_mean):
+                array[...] = (np.nan, np.inf, turn, -1e30, 0)[turn % 5]
+            mask[1:], sample_weight[1:] = turn % 2, turn % 3  # enough is left to be counted
+
+    def call():
+        for _ in range(40):
+            y = layer(x, mask=mask)
+            dx = layer.backward(dy)
+            layer(x, sample_weight=np.broadcast_to(sample_weight, mask.shape))
+            assert y.shape == dx.shape == x.shape
+            cbn.moments(x, mask=mask, num_threads=2)
+            calls[0] += 1
+        done.set()
+
+    run(lambda work: work(), [(call,), (change,)])
+    assert calls[0] == 40
+    layer = cbn.BatchNorm(8)
+    np.testing.assert_array_equal(layer(sound), cbn.batch_norm(sound, training=True))
