@@ -124,7 +124,8 @@ static void run_pieces(struct cbn_job *job, const struct cbn_step *step, struct 
 static void run_output(struct cbn_job *job, const struct cbn_step *step, struct cbn_team team)
 {
     const struct cbn_plan *plan = &job->plan;
-    const struct cbn_team alone = {0, 1}, by_tile = plan->by_range ? team : alone, by_row = plan->by_range ? alone : team;
+    const struct cbn_team alone = {0, 1};
+    const struct cbn_team by_tile = plan->by_range ? team : alone, by_row = plan->by_range ? alone : team;
     const ptrdiff_t tiles = ranges(plan, plan->output_tile), rows = (plan->outer + plan->fold - 1) / plan->fold;
     const ptrdiff_t sample = share(by_row, rows) * plan->fold, end = share_end(by_row, rows) * plan->fold;
     struct cbn_output out;

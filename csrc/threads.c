@@ -126,7 +126,8 @@ int cbn_openmp_version(void)
 
 /* Calls that have taken threads and not yet given them back. */
 static atomic_int calls;
-/* By thread, since GNU's runtime keeps threads for each that calls it: how many the largest team of its had. */
+/* By thread, since GNU's runtime keeps threads for each that calls it: how many the last team of its had. Those of a
+ * larger one before it have ended, and inside of another team none are kept. */
 static pthread_key_t started;
 static int knows_started; /* whether there is that key: without it each team is tried */
 
@@ -191,21 +192,19 @@ static int can_start(int threads)
 
 int cbn_take_threads(int num_threads, ptrdiff_t most)
 {
-    int threads = num_threads / (atomic_fetch_add(&calls, 1) + 1); /* those at the same time share what one would have */
+    /* those at the same time share what one would have */
+    int threads = num_threads / (atomic_fetch_add(&calls, 1) + 1);
     if (threads > most)
         threads = (int)most;
     if (threads > omp_get_thread_limit())
         threads = omp_get_thread_limit();
     if (threads <= 1 || omp_get_active_level() >= omp_get_max_active_levels())
         return 1;
-    const int known = knows_started ? (int)(intptr_t)pthread_getspecific(started) : 0;
-    if (threads <= known)
-        return threads;
-    const int saved = errno, can = can_start(threads - 1);
+    const int kept = knows_started && !omp_get_level() ? (int)(intptr_t)pthread_getspecific(started) : 0;
+    const int missing = threads - (kept > 1 ? kept : 1), saved = errno;
+    if (missing > 0 && !can_start(missing))
+        threads = 1;
     errno = saved;
-    if (!can)
-        return 1;
-    set_started(threads);
     return threads;
 }
 
@@ -251,7 +250,12 @@ void cbn_run_team(cbn_team_fn *run, void *work, int num_threads)
         return;
     }
 #pragma omp parallel num_threads(num_threads)
-    run_one(run, work, (struct cbn_team){omp_get_thread_num(), omp_get_num_threads()});
+    {
+        const struct cbn_team team = {omp_get_thread_num(), omp_get_num_threads()};
+        if (team.thread == 0 && omp_get_level() == 1)
+            set_started((int)team.threads);
+        run_one(run, work, team);
+    }
 }
 
 void cbn_meet(struct cbn_team team)

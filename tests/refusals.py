@@ -58,6 +58,10 @@ def become_unprivileged():
         os.setuid(UNPRIVILEGED)
 
 
+def same_of_eight():
+    return cbn.batch_norm(X, training=True, num_threads=8).tobytes() == EXPECTED
+
+
 def processes_of_the_user():
     """RLIMIT_NPROC, `ulimit -u`: from the start, after a smaller team, in a fork, and until it is lifted."""
     become_unprivileged()
@@ -70,6 +74,15 @@ def processes_of_the_user():
     cbn.batch_norm(X, num_threads=2, training=True)
     with at_most(resource.RLIMIT_NPROC, 1):
         check("after a smaller team", [not all_verbs()])
+    for _ in range(3):  # a team that is smaller, or became smaller than was asked for, ends the others
+        same_of_eight()
+        cbn.batch_norm(X, num_threads=2, training=True)
+        with at_most(resource.RLIMIT_NPROC, 1):
+            check("after a larger and a smaller team", [not same_of_eight()])
+        few = np.ones((1, 3, 90000), np.float32)
+        cbn.moments(few, num_threads=8)
+        with at_most(resource.RLIMIT_NPROC, 1):
+            check("after a team that got fewer", [not same_of_eight()])
 
 
 def processes_of_the_user_in_a_fork():

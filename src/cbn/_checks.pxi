@@ -34,8 +34,8 @@ cdef int dtype_of(cnp.ndarray array) except -2:
 
 
 cdef bint is_masked(object value):
-    """Nothing is, as long as nobody has imported numpy.ma: it takes long, and a fork meanwhile, in another thread, would
-    leave the child an import that never ends."""
+    """Nothing is, as long as nobody has imported numpy.ma: it takes long, and a fork meanwhile, in another thread,
+    would leave the child an import that never ends."""
     return isinstance(value, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
 
 

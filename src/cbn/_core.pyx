@@ -72,9 +72,8 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     """Training forward; updates the running statistics, counter and history where given.
 
     Returns y, mean, m2, inv_std, count, x as C saw it, and None or, if `later`, the `Update` that is still to be
-    committed. momentum None and zero_debias need a counter; `channels` is
-    what x must have; `zero_var` allows a single value per channel; `variance` is a `Convention`'s, and momentum the
-    weight of the new value.
+    committed. momentum None and zero_debias need a counter; `channels` is what x must have; `zero_var` allows a single
+    value per channel; `variance` is a `Convention`'s, and momentum the weight of the new value.
     """
     cdef Triple t
     cdef cnp.ndarray x_array = as_array(x_given, "x"), x = x_array
@@ -83,7 +82,7 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     cdef double c_eps = check_eps(eps)
     cdef cnp.ndarray w, b, y, mean, m2, inv_std
     cdef Parameters parameters
-    cdef Running running = None
+    cdef Update update = None
     cdef Copies copies
     cdef Options options
     cdef cbn_dtype dtype, param_dtype
@@ -94,24 +93,19 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
     dtype, param_dtype = <cbn_dtype>dtype_of(x), parameters.dtype
     check_both(running_mean, running_var)
     if running_mean is not None:
-        running = Running(running_mean, running_var, x, t.channels)
-        if momentum is not None:
-            check_momentum(momentum)
-        if counter is not None or momentum is None or zero_debias:
-            counter = check_counter(counter)
-        if history is not None:
-            check_history(history)
+        update = checked_update(running_mean, running_var, x, t.channels, momentum, counter, zero_debias, variance,
+                                history)
     options = options_of(activation, negative_slope, residual, mask, sample_weight, x, &t, ax)
     count = count_of(options, &t)
     if t.channels:
-        check_count(count, options, x, zero_var, running is not None and variance == "unbiased")
+        check_count(count, options, x, zero_var, update is not None and variance == "unbiased")
     y = output(out, x, ax, &t)
     if out is not None:
         check_output_apart(y, x_array, residual, mask, sample_weight, ax, &t)
-        check_parameters_apart(y, w, b, None if running is None else running.mean,
-                               None if running is None else running.var)
-    if running is not None:
-        check_running_apart(running, x, w, b)
+        check_parameters_apart(y, w, b, None if update is None else update.running.mean,
+                               None if update is None else update.running.var)
+    if update is not None:
+        check_running_apart(update.running, x, w, b)
     mean, m2, inv_std = new_doubles(t.channels), new_doubles(t.channels), new_doubles(t.channels)
     cdef const cbn_options *c_options = pointer(options)
     if nonfinite == "raise" and out is not None:  # before out is written
@@ -119,7 +113,7 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
             status = cbn_moments(<double *>data(mean), <double *>data(m2), data(x), c_options, dtype, t.outer,
                                  t.channels, t.inner, n_threads)
         succeed(status)
-        refuse_channel(bad_channel(running, mean, m2, count, variance, momentum, counter, zero_debias))
+        refuse_channel(bad_channel(update, mean, m2, count))
     copy_parameters(&copies, w, b, None, None)
     with nogil:
         status = cbn_forward(data(y), <double *>data(mean), <double *>data(m2), <double *>data(inv_std), data(x),
@@ -127,14 +121,13 @@ def forward(object x_given, object weight, object bias, object eps, object axis,
                              t.inner, n_threads)
     PyMem_Free(copies.memory)
     succeed(status)
-    bad = None
-    if nonfinite != "propagate":
-        bad = bad_channel(running, mean, m2, count, variance, momentum, counter, zero_debias)
+    bad = None if nonfinite == "propagate" else bad_channel(update, mean, m2, count)
     if nonfinite == "raise":
         refuse_channel(bad)
-    cdef Update update = None
-    if running is not None and count and bad is None:
-        update = update_of(running, mean, m2, count, variance, momentum, counter, zero_debias, history)
+    if not count or bad is not None:
+        update = None
+    if update is not None:
+        update.mean, update.m2, update.count = mean, m2, count
     result = (y if out is None else out), mean, m2, inv_std, count, x, (update if later else None)
     if update is not None and not later:
         with lock:

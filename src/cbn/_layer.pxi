@@ -96,14 +96,14 @@ def commit_batch(object running_mean, object running_var, cnp.ndarray mean, cnp.
 
 
 cdef list pairs_of(object targets, object values):
-    """Targets and what `put` takes for them, which are no parts of targets."""
+    """Targets and what `put` takes for them; values that are no parts of targets."""
     cdef list pairs = []
     for target, value in zip(targets, values):
         if not isinstance(target, np.ndarray) or target.dtype.kind not in "iufV" or target.dtype.hasobject:
             raise TypeError(f"the layer's arrays must be arrays of numbers; got {target!r}")
         if not target.flags.writeable or (target.ndim > 1 and not target.flags.c_contiguous):
             raise ValueError("the layer's arrays must be writeable, and of rank 1 or contiguous; got another array")
-        pairs.append((target, np.array(np.broadcast_to(value, target.shape), dtype=target.dtype, order="C")))
+        pairs.append((target, np.ascontiguousarray(np.broadcast_to(value, target.shape), target.dtype)))
     return pairs
 
 

@@ -98,23 +98,24 @@ cdef int succeed(int status) except -1:
 
 cpdef cnp.ndarray check_counter(object counter):
     """The number of batches so far, which is read and written as an int64."""
-    cdef cnp.ndarray array
-    if not isinstance(counter, np.ndarray) or counter.dtype != np.int64 or counter.size != 1:
+    cdef cnp.ndarray array = counter if isinstance(counter, np.ndarray) else None
+    if (array is None or array.descr.kind != c"i" or cnp.PyArray_ITEMSIZE(array) != 8 or cnp.PyArray_SIZE(array) != 1
+            or not cnp.PyArray_ISNOTSWAPPED(array)):
         raise TypeError(f"num_batches_tracked must be an int64 array of one value; got {counter!r}")
-    array = counter
-    if not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array) and cnp.PyArray_ISWRITEABLE(array)):
-        raise ValueError("num_batches_tracked must be aligned, writeable and in native byte order; got another array")
-    if not 0 <= int(array.item()) <= 2**62:
-        raise ValueError(f"num_batches_tracked must lie between 0 and 2**62; got {array.item()}")
+    if not (cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISWRITEABLE(array)):
+        raise ValueError("num_batches_tracked must be aligned and writeable; got another array")
+    cdef int64_t value = (<int64_t *>cnp.PyArray_DATA(array))[0]
+    if not 0 <= value <= <int64_t>1 << 62:
+        raise ValueError(f"num_batches_tracked must lie between 0 and 2**62; got {value}")
     return array
 
 
 cpdef cnp.ndarray check_history(object history):
     """What a layer knows of its batches, which is read and written as two doubles."""
-    cdef cnp.ndarray array
-    if not isinstance(history, np.ndarray) or history.dtype != np.float64 or history.shape != (2,):
+    cdef cnp.ndarray array = history if isinstance(history, np.ndarray) else None
+    if (array is None or cnp.PyArray_TYPE(array) != cnp.NPY_DOUBLE or cnp.PyArray_NDIM(array) != 1
+            or cnp.PyArray_DIM(array, 0) != 2):
         raise TypeError(f"the layer's _history must be a float64 array of two values; got {history!r}")
-    array = history
     if not cnp.PyArray_ISCARRAY(array):
         raise ValueError("the layer's _history must be contiguous, aligned and writeable; got another array")
     return array

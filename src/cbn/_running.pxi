@@ -32,12 +32,28 @@ cdef class Update:
         commit(self.running, self.mean, self.m2, self.count, self.variance, self.momentum, self.counter,
                self.zero_debias, self.history)
 
+    cdef tuple moved(self, cnp.ndarray mean, cnp.ndarray m2, object count):
+        """Copies of the running statistics after such a batch: they may be infinite where its own are not."""
+        cdef Running own = self.running
+        cdef Running after = Running(own.mean.copy(), own.var.copy(), own.mean, cnp.PyArray_DIM(mean, 0))
+        counter = None if self.counter is None else self.counter.copy()
+        if count:
+            commit(after, mean, m2, count, self.variance, self.momentum, counter, self.zero_debias)
+        return after.mean, after.var
 
-cdef Update update_of(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance, object momentum,
-                      cnp.ndarray counter, bint zero_debias, cnp.ndarray history):
+
+cdef Update checked_update(object running_mean, object running_var, cnp.ndarray x, Py_ssize_t channels,
+                           object momentum, object counter, bint zero_debias, str variance, object history):
+    """All of it but the batch's count, mean and m2."""
     cdef Update update = Update()
-    update.running, update.mean, update.m2, update.counter, update.history = running, mean, m2, counter, history
-    update.count, update.momentum, update.variance, update.zero_debias = count, momentum, variance, zero_debias
+    update.running = Running(running_mean, running_var, x, channels)
+    if momentum is not None:
+        check_momentum(momentum)
+    if counter is not None or momentum is None or zero_debias:
+        update.counter = check_counter(counter)
+    if history is not None:
+        update.history = check_history(history)
+    update.momentum, update.variance, update.zero_debias = momentum, variance, zero_debias
     return update
 
 
@@ -150,21 +166,11 @@ def refuse_channel(object channel):
                          f"finite; got others in channel {channel}")
 
 
-cdef object moved(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance, object momentum,
-                  cnp.ndarray counter, bint zero_debias):
-    """Copies of the running statistics after the batch: they may be infinite where its own are not."""
-    cdef Running after = Running(running.mean.copy(), running.var.copy(), running.mean, cnp.PyArray_DIM(mean, 0))
-    if count:
-        commit(after, mean, m2, count, variance, momentum, None if counter is None else counter.copy(), zero_debias)
-    return after.mean, after.var
-
-
-cdef object bad_channel(Running running, cnp.ndarray mean, cnp.ndarray m2, object count, str variance,
-                        object momentum, cnp.ndarray counter, bint zero_debias):
+cdef object bad_channel(Update update, cnp.ndarray mean, cnp.ndarray m2, object count):
     """The first channel that is not finite in the batch, or in the running statistics (if any) after it; or None."""
-    if running is None:
+    if update is None:
         return first_not_finite(mean, m2)
-    return first_not_finite(mean, m2, *moved(running, mean, m2, count, variance, momentum, counter, zero_debias))
+    return first_not_finite(mean, m2, *update.moved(mean, m2, count))
 
 
 def update_running(object running_mean, object running_var, object mean, object m2, object count, object momentum,

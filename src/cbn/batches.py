@@ -37,7 +37,6 @@ def inverse_std(var, eps):
     return np.divide(1, np.sqrt(square), out=np.zeros_like(square), where=square != 0)
 
 
-@_core.default_rounding
 def running_line(layer, out=None):
     """Return running mean and variance, weight and bias, and the eps that is to be added to the variance.
 
@@ -48,6 +47,12 @@ def running_line(layer, out=None):
         return layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps
     _core.check_layer_apart(layer, out)
     _core.check_not_negative(layer.running_var, "running_var")
+    return _line_outside(layer)
+
+
+@_core.default_rounding
+def _line_outside(layer):
+    """With eps beside the root, as a variance to which nothing is added."""
     mean, var, weight, bias = line_now(layer)
     with np.errstate(all="ignore"):
         return mean, np.square(np.sqrt(var) + _core.check_eps(layer.eps)), weight, bias, 0.0

@@ -55,8 +55,9 @@ class State:
 
     @convention.setter
     def convention(self, value):
-        value, before = conventions.named(value), self._convention
+        value = conventions.named(value)
         with _core.lock:
+            before = self._convention
             forgets = before.variance != value.variance and self.count != 0  # something else is averaged from now on
             self._convention = value
             try:
