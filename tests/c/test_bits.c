@@ -2,6 +2,7 @@
  * written but the outputs; and the moments against a plain long double loop.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
+#include <float.h>
 #include <math.h>
 
 #include "checks.h"
@@ -24,10 +25,13 @@ static const int THREADS[] = {1, 3, 18};
 static const int THREADS[] = {1, 2, 3, 5, 7, 18};
 #endif
 
-/* mean and m2 of x against a plain loop */
+/* mean and m2 of x against a plain loop; not under valgrind, whose long double is a double */
 static void check_moments(const struct arrays *a, double size)
 {
     const double *mean = a->at[MEAN], *m2 = a->at[M2];
+    volatile long double one = 1;
+    if (one + LDBL_EPSILON == one)
+        return;
     for (ptrdiff_t c = 0; c < a->channels; c++) {
         long double sum = 0, squares = 0;
         for (int pass = 0; pass < 2; pass++)
