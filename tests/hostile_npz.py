@@ -8,6 +8,8 @@ import zlib
 import numpy as np
 from hostile import MANY, NAMES, TEXTS, meta_of
 
+from cbn import reading
+
 
 def npy(shape="(3,)", descr="'<f4'", data=None, fortran="False", text=None, version=b"\x01\x00", length=None):
     """A member of .npz, whatever its header says."""
@@ -131,6 +133,7 @@ NPZ = {
     "lzma arrays": layer_of(2**20, zipfile.ZIP_LZMA),
     "deflated extra": zipped({**members(), "junk": bytes(2**26)}, zipfile.ZIP_DEFLATED),
     "crowded": crowded,
+    "empty members": directory([("", b"", 0, 0, 0)] * (reading.LARGEST // 50)),
     "directory too long": directory([("meta", meta_npy(meta_of()), 10, 0, 0)], size=2**31),
     "directory elsewhere": directory([("meta", b"", 10, 0, 0)], count=65535),
     "unknown method": directory([("meta", meta_npy(meta_of()), 10, 77, 0)]),
@@ -164,6 +167,8 @@ NPZ = {
     "text shape": one_member(shape="'3'"),
     "columns": one_member(shape="(3, 1)", fortran="True"),
     "fortran as text": one_member(fortran="'yes'"),
+    "warnings": one_member(text="1if 1if 1"),
+    "python 2": one_member(text="{'descr': '<f4', 'fortran_order': False, 'shape': (3L,), }"),
     "swapped": one_member(descr="'>f4'"),
     "objects": one_member(descr="'|O'"),
     "structured": one_member(descr="[('a', '<f4')]"),
@@ -173,6 +178,7 @@ NPZ = {
     "texts": one_member(descr="'<U1'"),
     "huge texts": one_member(descr=f"'<U{2**28}'"),
     "empty texts": one_member(descr="'<U0'"),
+    "a billion empty texts": one_member(shape="(1000000000,)", descr="'|S0'", data=b""),
     "dates": one_member(shape="(1,)", descr="'<M8[s]'"),
     "bools": one_member(descr="'|b1'", data=bytes(3)),
     "unsigned": one_member(descr="'<u8'", data=bytes(24)),

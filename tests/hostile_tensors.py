@@ -5,6 +5,8 @@ import struct
 
 from hostile import MANY, NAMES, TEXTS, meta_of
 
+from cbn import reading
+
 
 def tensors(header, data=b"", length=None):
     """A .safetensors file with this header, be it text or what JSON can hold."""
@@ -39,6 +41,11 @@ def many(channels):
     return tensors(entries(meta_of(num_features=channels), **arrays), bytes(56))
 
 
+def filled(head, piece):
+    """As many pieces of JSON as a header may have."""
+    return tensors(head + piece * ((reading.LARGEST - len(head) - 3) // len(piece)) + b"0]}")
+
+
 NOTHING = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 SAFETENSORS = {
     "8 GB declared": many(MANY),
@@ -47,8 +54,10 @@ SAFETENSORS = {
     "longest header": tensors(b"{}", length=2**64 - 1),
     "header of 30 MB": tensors(b'{"a": "' + b"x" * 30_000_000 + b'"}'),
     "many tensors": tensors({f"t{i}": NOTHING for i in range(100_000)}),
-    "text of 1 MB": tensors(entries(" " * 900_000), bytes(56)),
-    "deep header": tensors(b"[" * 500_000),
+    "many dicts": filled(b'{"a":[', b"{},"),
+    "many dicts, wide text": filled('{"\U0001f600":['.encode(), b'{"":0},'),
+    "text of 100 KB": tensors(entries(" " * 100_000), bytes(56)),
+    "deep header": tensors(b"[" * 100_000),
     "header a list": tensors([1], bytes(56)),
     "header a number": tensors(b"1"),
     "empty": tensors(b"", length=0),

@@ -16,7 +16,6 @@ __all__ = ["check_names", "load", "save"]
 
 VERSION = 1
 LARGEST_META = 1 << 16
-LARGEST_TEXT = 300  # characters of what an error says of a file
 
 
 class Npz:
@@ -161,15 +160,8 @@ def load(path, form, build):
             raise
         except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
             writer = form.removeprefix("cbn.") + ".save"
-            text = f"path must be a file that {writer} wrote; got {path.name!r}: {_shown(error)}"
-            raise ValueError(text) from error
-
-
-def _shown(error):
-    """What an error says, in one line that a terminal can show: the file may have written it."""
-    text = str(error) or type(error).__name__
-    text = "".join(c if c.isprintable() else "?" for c in text[: LARGEST_TEXT + 1])
-    return text if len(text) <= LARGEST_TEXT else text[:LARGEST_TEXT] + "..."
+            text = f"path must be a file that {writer} wrote; got {path.name!r}: "
+            raise ValueError(text + reading.shown(str(error) or type(error).__name__)) from error
 
 
 def _built(file, container, form, build):

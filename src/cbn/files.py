@@ -10,10 +10,14 @@ from .libraries import library
 __all__ = ["UserError", "check_target", "plain", "read_array", "read_arrays", "write_json"]
 
 LARGEST_UNPACKED = 1 << 26  # bytes that the arrays of a compressed file may have in any case, however small it is
+LARGEST_TEXT = 1000  # characters of an error, with a path in it
 
 
 class UserError(Exception):
-    """A request that cannot be met; its text is for the user."""
+    """A request that cannot be met; its text is for the user, and may tell what a file says of itself."""
+
+    def __init__(self, text):
+        super().__init__(reading.shown(text, LARGEST_TEXT))
 
 
 def check_target(name, path, others=()):
@@ -50,8 +54,7 @@ def _read(path, name, kind, read):
     except UserError:
         raise
     except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
-        reason = (str(error).splitlines() or ["damaged"])[0]
-        raise UserError(f"{name} must be a {kind} of numbers; got {path}: {reason}") from None
+        raise UserError(f"{name} must be a {kind} of numbers; got {path}: {str(error) or 'damaged'}") from None
 
 
 def _safetensors(file):
@@ -66,7 +69,11 @@ def _safetensors(file):
 
 
 def _npz(file):
+    from zipfile import ZIP_DEFLATED, ZIP_STORED  # see reading.archive
+
     with reading.archive(file, lambda size: LARGEST_UNPACKED + 100 * size) as archive:
+        if any(member.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for member in archive.infolist()):
+            raise ValueError("the archive must be stored or deflated; got another compression")  # unpacked in one piece
         names = archive.namelist()
         return {name.removesuffix(".npy"): _member(archive, name) for name in names}
 

@@ -3,15 +3,21 @@
 import json
 import math
 import os
+import re
 import stat
 
 import numpy as np
 
-__all__ = ["Tensors", "archive", "npy", "opened", "widened"]
+__all__ = ["Tensors", "archive", "npy", "opened", "shown", "widened"]
 
-LARGEST = 1 << 20  # bytes of what says which arrays a file has
+LARGEST = 1 << 17  # bytes of what says which arrays a file has: Python's objects of it may take 40 times as many
 TENSOR_DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}  # bfloat16 by its bits
-LARGEST_HEADER = 512  # bytes of the text in an array's .npy header, which Python's parser reads
+LARGEST_TEXT = 300  # characters of what an error says of a file
+LARGEST_HEADER = 512  # bytes of the text in an array's .npy header
+# that text as NumPy writes it; NumPy's reader gives it to Python's parser, which warns of what is no such text
+HEADER = re.compile(
+    r"\{'descr': '([<>|][biufcOSUV]\d*)', 'fortran_order': (True|False), 'shape': \(((?:\d+, ?)*\d*)\),? ?\}\s*"
+)
 
 
 def opened(path, name="path"):
@@ -54,20 +60,31 @@ def _size(file):
 
 def npy(file, size, name, check):
     """Read an array from a file of that many bytes in .npy form, once ``check(shape, dtype)`` has not raised."""
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"{name} must be stored in .npy format 1.0 or 2.0; got {version}")
-    shape, is_fortran, dtype = readers[version](file, max_header_size=LARGEST_HEADER)
+    shape, is_fortran, dtype = _header(file, name)
     check(shape, dtype)
-    if dtype.hasobject:  # which would have to be unpickled
+    if dtype.hasobject or not dtype.itemsize:  # what would have to be unpickled, or takes memory for no bytes
         raise ValueError(f"{name} must be numbers; got {dtype}")
     expected, found = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if min(shape, default=0) < 0 or found != expected:
+    if found != expected:
         raise ValueError(f"{name} must have {expected} bytes of data for shape {shape}; got {found}")
     array = np.empty(shape[::-1] if is_fortran else shape, dtype)
     _fill(array, file, name)
     return array.T if is_fortran else array
+
+
+def _header(file, name):
+    """Shape, Fortran order and dtype of the array in a .npy file."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):  # NumPy writes others for headers that are longer than LARGEST_HEADER, or name fields
+        raise ValueError(f"{name} must be stored in .npy format 1.0; got {version}")
+    length = int.from_bytes(file.read(2), "little")
+    if length > LARGEST_HEADER:
+        raise ValueError(f"{name} must have a header of at most {LARGEST_HEADER} bytes; got {length}")
+    text = file.read(length).decode("latin1")
+    if not (header := HEADER.fullmatch(text)):
+        raise ValueError(f"{name} must have a header as NumPy writes it for numbers; got {text!r}")
+    dtype, order, shape = header.groups()
+    return tuple(map(int, re.findall(r"\d+", shape))), order == "True", np.dtype(dtype)
 
 
 def _fill(array, file, name):
@@ -116,3 +133,9 @@ class Tensors:
 def widened(bits):
     """The float32 values of bfloat16 values, given as their bits."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def shown(text, most=LARGEST_TEXT):
+    """What an error says, in one line that a terminal can show: the file may have written it."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return text if len(text) <= most else text[:most] + "..."
