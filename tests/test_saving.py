@@ -200,6 +200,33 @@ def test_a_folder_that_may_not_be_written(suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o664])
+def test_the_permissions_stay(tmp_path, monkeypatch, suffix, mode):
+    """Also while the new file is written beside the old one."""
+    path, written, fsync = tmp_path / f"layer{suffix}", [], os.fsync
+    path.touch()
+    path.chmod(mode)
+
+    def synchronized(handle):
+        written.append(os.fstat(handle).st_mode & 0o777)
+        fsync(handle)
+
+    monkeypatch.setattr(containers.os, "fsync", synchronized)
+    cbn.BatchNorm(3).save(path)
+    assert cbn.BatchNorm.load(path).num_features == 3
+    assert written[0] == path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_option_that_no_file_can_hold(tmp_path, suffix):
+    layer = cbn.BatchNorm(3)
+    layer.activation = b"relu"
+    with pytest.raises(TypeError, match=r"options must be numbers, texts and flags; got b'relu'"):
+        layer.save(tmp_path / f"layer{suffix}")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_long_names(tmp_path, suffix):
     path = tmp_path / ("n" * (255 - len(suffix)) + suffix)
     cbn.BatchNorm(3).save(path)

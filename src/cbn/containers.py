@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def save(path, form, meta, arrays, build):
     temporary = target.with_name(f".cbn-{uuid.uuid4().hex}{path.suffix}")
     try:
         with open(temporary, "xb") as file:
-            container.write(file, json.dumps(meta, default=np.generic.item), arrays)
+            with contextlib.suppress(FileNotFoundError):  # there is no old file
+                shutil.copymode(target, temporary)  # at once: nobody else may read the new one in the meantime
+            container.write(file, json.dumps(meta, default=_plain), arrays)
             file.flush()
             os.fsync(file.fileno())  # else a power failure could leave the new name with nothing behind it
         with reading.opened(temporary) as file:
@@ -138,6 +141,13 @@ def save(path, form, meta, arrays, build):
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def _plain(value):
+    """A NumPy scalar among the options as what JSON can hold."""
+    if not isinstance(value, np.generic):
+        raise TypeError(f"options must be numbers, texts and flags; got {value!r}")
+    return value.item()
 
 
 def _sync_folder(folder):
