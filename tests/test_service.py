@@ -1,6 +1,7 @@
 """test_service: gunicorn with --preload, several workers and real requests, as examples/service.py is meant to run."""
 
 import http.client
+import importlib
 import io
 import os
 import re
@@ -140,10 +141,15 @@ def test_what_is_no_array_is_refused(tmp_path):
         np.save(pickled, np.array([{}], object), allow_pickle=True)
         absurd = io.BytesIO()
         np.lib.format.write_array_header_1_0(absurd, {"descr": "<f4", "fortran_order": False, "shape": (10**15,)})
+        archive = io.BytesIO()
+        np.savez(archive, np.zeros((2, 16), np.float32))
         for body, text in [
             (absurd.getvalue(), ""),
-            (b"", "No data left"),
-            (b"nonsense", "pickle"),
+            (b"", "magic string"),
+            (b"nonsense", "magic string"),
+            (archive.getvalue(), "magic string"),
+            (b"\x93NUMPY\1\0\6\0{1:2}\n", "keys"),
+            (b"\x93NUMPY\1\0\4\0[{}]", ""),
             (pickled.getvalue(), "pickle"),
             (saved(np.zeros((2, 3), np.float32)), "channels"),
             (saved(np.zeros((2, 16), np.complex64)), "complex64"),
@@ -153,3 +159,48 @@ def test_what_is_no_array_is_refused(tmp_path):
         x = np.ones((2, 16), np.float32)
         assert server.post(saved(x))[2] == saved(server.layer(x)), "the service must have lived on"
         assert server.end()[0] == 0
+
+
+def imported(monkeypatch, path):
+    """examples/service.py, started with that layer."""
+    monkeypatch.setenv("CBN_LAYER", str(path))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "service", raising=False)
+    return importlib.import_module("service")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (cbn.BatchNorm1d(16), (2, 16, 3)),
+        (cbn.BatchNorm2d(16), (2, 16, 3, 3)),
+        (cbn.BatchNorm3d(16), (2, 16, 3, 3, 3)),
+        (cbn.BatchNorm1d(16, axis=2), (2, 3, 16)),
+        (cbn.BatchNorm(16, axis=-1), (2, 16)),
+        (cbn.BatchNorm(16, axis=-3), (16, 2, 3)),
+        (cbn.BatchNorm(16, axis=0), (16, 2)),
+        (cbn.BatchNorm(16, axis=3), (2, 3, 3, 16)),
+        (cbn.BatchNorm(2048), (2, 2048)),
+        (cbn.BatchNorm(2**20), (2, 2**20)),
+        (cbn.BatchNorm(16, track_running_stats=False), (2, 16)),
+    ],
+    ids=repr,
+)
+def test_any_layer_is_served(tmp_path, monkeypatch, layer, shape):
+    layer.save(tmp_path / "layer.npz")
+    service = imported(monkeypatch, tmp_path / "layer.npz")
+    assert np.prod(service.shape_for(layer)) <= max(2**20, 2 * layer.num_features), "the first call must stay small"
+    body = saved(np.random.default_rng(1).random(shape, np.float32))
+    request = {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    assert service.normalized(request) == ("200 OK", saved(layer.eval()(np.load(io.BytesIO(body)))))
+
+
+@pytest.mark.parametrize(
+    ("length", "status"), [("x", 400), ("1e3", 400), ("-1", 413), (str(2**28 + 1), 413), ("9" * 5000, 400), ("", 400)]
+)
+def test_lengths_that_are_refused_before_the_body_is_read(tmp_path, monkeypatch, length, status):
+    cbn.BatchNorm(16).save(tmp_path / "layer.npz")
+    service = imported(monkeypatch, tmp_path / "layer.npz")
+    body = io.BytesIO(b"never read")
+    answer = service.normalized({"CONTENT_LENGTH": length, "wsgi.input": body})
+    assert answer[0].startswith(str(status)) and body.tell() == 0
