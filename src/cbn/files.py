@@ -10,6 +10,7 @@ from .libraries import library
 __all__ = ["UserError", "check_target", "plain", "read_array", "read_arrays", "write_json"]
 
 LARGEST_UNPACKED = 1 << 26  # bytes that the arrays of a compressed file may have in any case, however small it is
+LARGEST_NAMES = 1 << 20  # bytes of what says which arrays a state has: those of a whole model
 LARGEST_TEXT = 1000  # characters of an error, with a path in it
 
 
@@ -59,7 +60,7 @@ def _read(path, name, kind, read):
 
 def _safetensors(file):
     try:
-        reading.Tensors(file)  # whose header has a bound
+        reading.Tensors(file, LARGEST_NAMES)  # whose header has a bound
         file.seek(0)
         return library("safetensors.numpy", "safetensors").load(file.read())
     except ImportError as error:
@@ -71,7 +72,7 @@ def _safetensors(file):
 def _npz(file):
     from zipfile import ZIP_DEFLATED, ZIP_STORED  # see reading.archive
 
-    with reading.archive(file, lambda size: LARGEST_UNPACKED + 100 * size) as archive:
+    with reading.archive(file, lambda size: LARGEST_UNPACKED + 100 * size, LARGEST_NAMES) as archive:
         if any(member.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for member in archive.infolist()):
             raise ValueError("the archive must be stored or deflated; got another compression")  # unpacked in one piece
         names = archive.namelist()

@@ -32,9 +32,9 @@ def opened(path, name="path"):
 class _WithinBounds:
     """A file for zipfile, which reads the directory of an archive in one piece, however long that says it is."""
 
-    def __init__(self, file):
+    def __init__(self, file, most):
         self._file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
-        self.most = LARGEST
+        self.most = most
 
     def read(self, size=-1):
         if size > self.most:
@@ -42,11 +42,14 @@ class _WithinBounds:
         return self._file.read(size)
 
 
-def archive(file, largest):
-    """Return a file's zipfile.ZipFile, if `largest(bytes of the file)` is no less than what its members add up to."""
+def archive(file, largest, directory=LARGEST):
+    """Return a file's zipfile.ZipFile, if `largest(bytes of the file)` is no less than what its members add up to.
+
+    Its directory may have that many bytes.
+    """
     import zipfile  # a quarter of the time of importing cbn
 
-    bounded = _WithinBounds(file)
+    bounded = _WithinBounds(file, directory)
     found, bounded.most = zipfile.ZipFile(bounded), math.inf
     total, most = sum(member.file_size for member in found.infolist()), largest(_size(file))
     if total > most:
@@ -94,16 +97,16 @@ def _fill(array, file, name):
 
 
 class Tensors:
-    """The header of a .safetensors file, and its arrays.
+    """The header of a .safetensors file, of so many bytes at most, and its arrays.
 
     The library of that name maps the file into memory, so that one which is cut while it is read would end the
     process, and reads headers of 100 MB.
     """
 
-    def __init__(self, file):
+    def __init__(self, file, most=LARGEST):
         length = int.from_bytes(file.read(8), "little")
-        if length > LARGEST:
-            raise ValueError(f"the header must have at most {LARGEST} bytes; got {length}")
+        if length > most:
+            raise ValueError(f"the header must have at most {most} bytes; got {length}")
         self.entries = json.loads(file.read(length))
         self.metadata = self.entries.pop("__metadata__", {})
         self._file, self._start = file, 8 + length
