@@ -17,6 +17,14 @@ def pytest_runtest_makereport(item):
         report.outcome = "failed"
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and collector.config.getoption("--no-skips"):  # all of a file, by importorskip
+        report.outcome, report.longrepr = "failed", str(report.longrepr)
+
+
 @pytest.fixture(params=cbn.available_isas())
 def isa(request):
     with cbn.use_isa(request.param):
