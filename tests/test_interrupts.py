@@ -3,6 +3,7 @@
 import dis
 import faulthandler
 import functools
+import gc
 import json
 import os
 import random
@@ -56,6 +57,15 @@ class AtCheck:
 @functools.cache
 def operations(code):
     return code.co_code
+
+
+@pytest.fixture(autouse=True)
+def no_collection():
+    """Callbacks of the garbage collector would be counted as parts of whatever call it comes into."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def operation(code, at):
