@@ -261,13 +261,16 @@ def test_saved_by_many_at_once(tmp_path, suffix):
             layer.save(path)
 
     others = [subprocess.Popen([sys.executable, "-c", MANY, path, "15", str(1000 * k)]) for k in (1, 2)]
-    reader, writers = threading.Thread(target=look), [threading.Thread(target=work, args=(100 * k,)) for k in (1, 2)]
+    reader = threading.Thread(target=look, daemon=True)
+    writers = [threading.Thread(target=work, args=(100 * k,)) for k in (1, 2)]
     for thread in (reader, *writers):
         thread.start()
-    for writer in writers:
-        writer.join()
-    assert [other.wait() for other in others] == [0, 0]
-    stop.set()
+    try:
+        for writer in writers:
+            writer.join()
+        assert [other.wait() for other in others] == [0, 0]
+    finally:
+        stop.set()
     reader.join()
     assert len(seen) > 1 and all(len(values) == 1 for values in seen)
     assert names(tmp_path) == [path.name]
