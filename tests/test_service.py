@@ -39,30 +39,35 @@ class Server:
         layer(np.random.default_rng(1).standard_normal((64, 16), np.float32) * 3 + 2)
         layer.save(folder / "layer.npz")
         self.layer, self.log = layer.eval(), folder / "log"
-        environment = {**os.environ, "CBN_LAYER": str(folder / "layer.npz"), "CBN_NUM_THREADS": "2"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(EXAMPLES)])
-        command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", "127.0.0.1:0", "--timeout", str(HANG)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--graceful-timeout", str(HANG), *options, "master:app"],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.environment = {**os.environ, "CBN_LAYER": str(folder / "layer.npz"), "CBN_NUM_THREADS": "2"}
+        self.environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(EXAMPLES)])
+        self.command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", "127.0.0.1:0", "--timeout", str(HANG)]
+        self.command += ["--graceful-timeout", str(HANG), *options, "master:app"]
 
     def __enter__(self):
-        due = time.monotonic() + HANG
-        while not (found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.log.read_text())):
-            assert self.process.poll() is None and time.monotonic() < due, self.log.read_text()
-            time.sleep(0.05)
-        self.port = int(found[1])
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            self.port = self.listening()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def listening(self):
+        """Its port, once it has one."""
+        due = time.monotonic() + HANG
+        while not (found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.log.read_text())):
+            assert self.process.poll() is None and time.monotonic() < due, self.log.read_text()
+            time.sleep(0.05)
+        return int(found[1])
 
     def end(self):
         """Ask it to finish; return its exit status and what it has logged."""
