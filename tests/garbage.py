@@ -76,7 +76,8 @@ GARBAGE = {
     "two bytes": lambda: np.zeros(2, np.int8),
     "two doubles apart": lambda: np.zeros(4)[::2],
 }
-FOLDER = Path(tempfile.mkdtemp())
+TEMPORARY = tempfile.TemporaryDirectory()
+FOLDER = Path(TEMPORARY.name)
 STATE = cbn.BatchNorm(3).state_dict()
 LAYER_METHODS = {
     "call": lambda o: o.train()(X),
@@ -144,12 +145,18 @@ def combinations():
         yield lambda: cbn.FeatureNormalizer().fit(X), name, NORMALIZER_METHODS[method], f"normalizer {name} {method}"
 
 
+def bits(value):
+    if isinstance(value, list | tuple):
+        return [bits(part) for part in value]
+    return value.tobytes() if isinstance(value, np.ndarray) and not value.dtype.hasobject else repr(value)
+
+
 def snapshot(value):
     """The bits of the arrays that an object has, and what else it has by its text."""
-    if not hasattr(value, "__dict__"):
-        return {}
+    if not isinstance(value, cbn.BatchNorm):
+        return {name: bits(getattr(value, name)) for name in type(value).__slots__}
     return {
-        name: a.tobytes() if isinstance(a, np.ndarray) and not a.dtype.hasobject else repr(a)
+        name: bits(a)
         for name, a in vars(value).items()
         if name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "renorm_mean", "renorm_std")
     }

@@ -30,7 +30,8 @@ MASK, WEIGHTS = np.arange(8) != 3, np.linspace(0.5, 2, 8)
 THREE, LINE = np.linspace(0.5, 1.5, 3), np.linspace(0.5, 1.5, 3).astype(F32)
 IMAGES = RNG.integers(0, 256, (2, 5, 6, 3), np.uint8)
 KERNEL = RNG.standard_normal((3, 3, 2, 2)).astype(F32)
-FOLDER = Path(tempfile.mkdtemp())
+TEMPORARY = tempfile.TemporaryDirectory()
+FOLDER = Path(TEMPORARY.name)
 KINDS = {
     "plain": {},
     "relu": {"activation": "relu"},
