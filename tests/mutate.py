@@ -13,6 +13,7 @@ not list with the reason.
 """
 
 import argparse
+import collections
 import contextlib
 import functools
 import hashlib
@@ -102,11 +103,14 @@ def mutants(path, seed):
     rules, names = ["universal.rules", "c_like.rules" if is_c else "python.rules"], [r"^\s*(c?import|from|__all__)\b"]
     with contextlib.redirect_stdout(io.StringIO()):
         found = mutator.mutants_regexp(lines, rules, ignorePatterns=names, ignoreStringOnly=True)
+    times = collections.Counter()
     for line, after, _, _ in found:
         if not is_c and after.endswith(("break;\n", "continue;\n")):  # the rule is not for Python
             continue
-        order = hashlib.sha256(f"{seed} {name} {line} {after}".encode()).hexdigest()
-        yield order, name, line, lines[line - 1].strip(), after.rstrip("\n")
+        change = name, lines[line - 1].strip(), after.strip()
+        order = hashlib.sha256(repr((seed, *change, times[change])).encode()).hexdigest()
+        times[change] += 1
+        yield order, name, line, change[1], after.rstrip("\n")
 
 
 class Tree:
