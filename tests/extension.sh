@@ -10,7 +10,8 @@ extension() { # compiler flags: leaves the package in $build/site, where PYTHONP
     include=$("$python" -c "import numpy, sysconfig; print(numpy.get_include(), sysconfig.get_path('include'))")
     "$CC" "$@" -fPIC -fno-strict-aliasing -shared -Icsrc/include $(printf -- '-isystem %s ' $include) \
         -DPy_LIMITED_API=0x030B0000 -DNPY_TARGET_VERSION=NPY_1_23_API_VERSION \
-        -DNPY_NO_DEPRECATED_API=NPY_1_23_API_VERSION "$build/_core.c" "${objects[@]}" -lm -o "$build/site/cbn/_core.abi3.so"
+        -DNPY_NO_DEPRECATED_API=NPY_1_23_API_VERSION "$build/_core.c" "${objects[@]}" -lm \
+        -o "$build/site/cbn/_core.abi3.so"
     export PYTHONPATH=$build/site
 }
 

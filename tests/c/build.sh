@@ -7,7 +7,8 @@ trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$build"' EXIT
 warn="-std=c11 -Wall -Wextra -pedantic -Werror -D_DEFAULT_SOURCE -Icsrc/include"
 [[ $CC != clang* ]] || warn+=" -Wno-pass-failed" # a loop that stays scalar is no fault
 exact="-ffp-contract=off -fno-math-errno -fno-trapping-math -fno-strict-aliasing"
-wrapped=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free,--wrap=pthread_create
+wrapped=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign
+wrapped+=,--wrap=free,--wrap=pthread_create
 
 isa_flags() { # source: the flags of an instruction set, as setup.py has them; fails where this machine has no such code
     case $(uname -m)-$1 in

@@ -101,8 +101,8 @@ static int run(const struct operation *operation, struct arrays *a, long which)
     return run.status;
 }
 
-/* `a` and `sound` are alike, and stay so. With `refused`, it is the threads of a team that cannot be had, instead of the
- * memory to try for them. Returns how many faults were made. */
+/* `a` and `sound` are alike, and stay so. With `refused`, it is the threads of a team that cannot be had, instead of
+ * the memory to try for them. Returns how many faults were made. */
 static int check_operation(const struct operation *operation, struct arrays *a, struct arrays *sound, int refused)
 {
     const unsigned all = BIT(ARRAYS) - 1;

@@ -1,5 +1,5 @@
-/* test_huge.c: more values than 32 bits can count, in little memory: an array is one small file, mapped again and again,
- * and a last part of its own, which must have been read and written, too.
+/* test_huge.c: more values than 32 bits can count, in little memory: an array is one small file, mapped again and
+ * again, and a last part of its own, which must have been read and written, too.
  *
  * SPDX-License-Identifier: BSD-3-Clause */
 #define _GNU_SOURCE

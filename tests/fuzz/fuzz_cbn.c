@@ -1,5 +1,5 @@
-/* fuzz_cbn.c: bytes as one call of the C interface, on exactly sized buffers: no fault, nothing written but outputs, the
- * caller's floating-point state kept, and the same bits in every instruction set, on one thread and on several.
+/* fuzz_cbn.c: bytes as one call of the C interface, on exactly sized buffers: no fault, nothing written but outputs,
+ * the caller's floating-point state kept, and the same bits in every instruction set, on one thread and on several.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
@@ -114,7 +114,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             for (int i = 0; i < ARRAYS; i++) {
                 const struct arrays *expected = call.writes & BIT(i) ? &first : &given;
                 const ptrdiff_t at = call.uses & BIT(i) ? first_difference(&call, i, a.at[i], expected->at[i]) : -1;
-                CHECK(at < 0, "operation %d, dtype %d, array %d, shape (%td, %td, %td), %s, %d threads, at %td: %g, not %g",
+                CHECK(at < 0,
+                      "operation %d, dtype %d, array %d, shape (%td, %td, %td), %s, %d threads, at %td: %g, not %g",
                       (int)call.operation, (int)call.dtype, i, call.outer, call.channels, call.inner, cbn_isa(),
                       threads, at, cbn_load(a.at[i], dtype_of(&call, i), at),
                       cbn_load(expected->at[i], dtype_of(&call, i), at));
