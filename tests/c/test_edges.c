@@ -38,13 +38,25 @@ static void check_no_channels(void)
     passed += 3;
 }
 
-/* more channels than a workspace can have: nothing is read */
+/* more channels than a workspace can have: nothing is read, and nothing written */
 static void check_absurd(void)
 {
-    double mean = 1, m2 = 1;
-    CHECK(cbn_moments(&mean, &m2, NULL, NULL, CBN_FLOAT32, 1, PTRDIFF_MAX / 16, 1, 1) == CBN_NO_MEMORY);
-    CHECK(mean == 1 && m2 == 1);
-    passed++;
+    static const ptrdiff_t many = PTRDIFF_MAX / 16;
+    static const enum cbn_dtype f32 = CBN_FLOAT32;
+    double mean = 1, m2 = 1, inv_std = 1;
+    for (int threads = 1; threads <= 3; threads += 2) {
+        CHECK(cbn_moments(&mean, &m2, NULL, NULL, f32, 1, many, 1, threads) == CBN_NO_MEMORY);
+        CHECK(cbn_forward(NULL, &mean, &m2, &inv_std, NULL, NULL, NULL, 1, NULL, f32, f32, 1, many, 1, threads) ==
+              CBN_NO_MEMORY);
+        CHECK(mean == 1 && m2 == 1 && inv_std == 1);
+        CHECK(cbn_inference(NULL, NULL, NULL, NULL, NULL, NULL, 1, NULL, f32, f32, f32, 1, many, 1, threads) ==
+              CBN_NO_MEMORY);
+        CHECK(cbn_backward(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1, NULL, f32, f32, 1, many, 1, threads) ==
+              CBN_NO_MEMORY);
+        CHECK(cbn_double_backward(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1, f32, f32, 1,
+                                  many, 1, threads) == CBN_NO_MEMORY);
+        passed += 5;
+    }
 }
 
 /* A batch of which every position is masked: statistics as of an empty batch, y = bias. */
