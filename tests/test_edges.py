@@ -1,13 +1,15 @@
 """test_edges: what mutants of the code showed that no other test would notice."""
 
+import importlib.util
 import io
+import sys
 
 import numpy as np
 import pytest
 from cases import DTYPES, HALVES, filled
 
 import cbn
-from cbn import reading
+from cbn import files, reading
 
 
 def test_reset_sets_the_statistics_of_renorm():
@@ -144,3 +146,48 @@ def test_a_file_that_ends_while_it_is_read():
     np.save(written, np.arange(3.0))
     with pytest.raises(ValueError, match=r"^x must have 24 bytes of data; got 12"):
         reading.npy(Cut(written.getvalue()), len(written.getvalue()), "x", lambda shape, dtype: None)
+
+
+def test_statistics_of_no_channels_may_be_seen_through_another_type():
+    class Array(np.ndarray):
+        pass
+
+    running = np.zeros(0).view(Array), np.ones(0).view(Array)
+    assert cbn.batch_norm(np.zeros((4, 0)), *running, training=True).shape == (4, 0)
+
+
+@pytest.mark.parametrize("statistic", ["running_mean", "running_var"])
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+def test_statistics_over_what_is_read_name_it(name, statistic):
+    x = np.ones((4, 3), np.float32)
+    given = {other: np.ones(3, np.float32) for other in ("weight", "bias", "running_mean", "running_var")}
+    given[statistic] = x[0] if name == "x" else given[name]
+    with pytest.raises(ValueError, match=f"^{statistic} must share no memory with {name}; got an overlap"):
+        cbn.batch_norm(x, training=True, **given)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [("torch", "onnx", None), ("onnx", "torch", None), ("torch", "torch", 8), ("keras", "onnx", 8)],
+)
+def test_another_variance_forgets_the_count(before, after, count):
+    layer = cbn.BatchNorm(2, convention=before)
+    layer(filled((8, 2), 1, np.float32))
+    layer.convention = after
+    assert layer.count == count
+
+
+def test_bounds_of_renorm_are_a_dict():
+    with pytest.raises(TypeError, match=r"^renorm_clipping must be a dict or None; got int"):
+        cbn.BatchNorm(2, renorm=True, renorm_clipping=3)
+
+
+def test_a_missing_library_is_named_with_the_extra(monkeypatch, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    for module in ("safetensors", "safetensors.numpy"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "safetensors" else find(name))
+    with pytest.raises(files.UserError, match=r"pip install 'cbn\[safetensors\]'"):
+        files.read_arrays(path, "x")
