@@ -80,7 +80,7 @@ GROUPS = {
     },
     "python": {
         "src/cbn/batches.py src/cbn/ghosts.py src/cbn/renormalization.py src/cbn/training.py src/cbn/options.py": [
-            ("edges options options_faults layer", 1)
+            ("edges options options_faults layer population", 1)
         ],
         "src/cbn/checkpoint.py src/cbn/containers.py src/cbn/reading.py": [
             ("edges state moments_files safetensors corpus", 1)
@@ -89,7 +89,7 @@ GROUPS = {
         "src/cbn/missing.py": [("edges features", 1)],
         "src/cbn/state.py": [("edges state layer options drift conventions", 1)],
         "src/cbn/images.py": [("edges images", 1)],
-        "src/cbn/files.py": [("edges cli", 1)],
+        "src/cbn/files.py": [("edges explain_command", 1)],
     },
 }
 

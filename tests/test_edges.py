@@ -191,3 +191,9 @@ def test_a_missing_library_is_named_with_the_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "safetensors" else find(name))
     with pytest.raises(files.UserError, match=r"pip install 'cbn\[safetensors\]'"):
         files.read_arrays(path, "x")
+
+
+@pytest.mark.parametrize("flag", [2, "yes", None, 1.0], ids=repr)
+def test_unbiased_is_a_flag(flag):
+    with pytest.raises(TypeError, match=r"^unbiased must be True or False; got"):
+        cbn.update_running(np.zeros(1), np.ones(1), cbn.Moments(2, [0.0], [1.0]), 0.5, unbiased=flag)
