@@ -61,7 +61,7 @@ class Network:
     """Linear layers with ReLU between them, and a batch norm before each ReLU if asked for."""
 
     def __init__(self, weights, batch_norm):
-        self.layers = []
+        self.layers: list[Linear | ReLU | cbn.BatchNorm] = []
         for weight in weights[:-1]:
             self.layers.append(Linear(weight, bias=not batch_norm))
             if batch_norm:

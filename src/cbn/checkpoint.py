@@ -12,6 +12,8 @@ from . import _core, containers, options
 from .arrays import array_of
 from .conventions import Convention
 
+__all__ = ["LoadResult", "load", "load_state", "save"]
+
 FORM = "cbn.BatchNorm"  # of files
 OPTIONS = ("num_features", "eps", "momentum", "affine", "track_running_stats", "negative_slope", "one_value")
 OPTIONS += tuple(options.DEFAULTS)

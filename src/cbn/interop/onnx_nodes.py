@@ -9,8 +9,18 @@ from ..libraries import library
 
 __all__ = ["CONSTANT", "Unfoldable", "attribute", "cause", "evaluated", "is_noop", "is_op", "label", "only_user"]
 
-CONSTANT = ("Cast", "CastLike", "ConstantOfShape", "Expand", "Identity", "Reshape", "Shape", "Squeeze", "Transpose")
-CONSTANT += ("Unsqueeze",)
+CONSTANT = (
+    "Cast",
+    "CastLike",
+    "ConstantOfShape",
+    "Expand",
+    "Identity",
+    "Reshape",
+    "Shape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
 LARGEST = 2**28  # values of a constant that is computed
 DEEPEST = 8  # nodes from a constant to what is computed of it
 

@@ -1,0 +1,31 @@
+# options: types of the checks of a layer's options.
+
+from typing import Any, Final, final
+
+import numpy.typing as npt
+
+from .layer import BatchNorm
+
+__all__ = [
+    "DEFAULT",
+    "DEFAULTS",
+    "batch_size",
+    "check_evaluation",
+    "check_rank",
+    "check_together",
+    "clipping",
+    "described",
+]
+
+@final
+class _Default: ...
+
+DEFAULT: Final[_Default]
+DEFAULTS: Final[dict[str, Any]]
+
+def batch_size(value: int | None) -> int | None: ...
+def clipping(bounds: dict[str, float] | None) -> dict[str, float] | None: ...
+def check_together(layer: BatchNorm) -> None: ...
+def check_evaluation(layer: BatchNorm, name: str) -> None: ...
+def check_rank(layer: BatchNorm, x: npt.ArrayLike) -> None: ...
+def described(layer: BatchNorm) -> str: ...
