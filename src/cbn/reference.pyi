@@ -1,7 +1,8 @@
 # reference: types of the oracle; what is written to an `out` has its dtype.
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from ._types import Activation, Array, Wide
@@ -21,7 +22,7 @@ __all__ = [
 
 def statistics(
     x: npt.ArrayLike, axis: int = 1, mask: npt.ArrayLike | None = None, sample_weight: npt.ArrayLike | None = None
-) -> tuple[float, Wide, Wide]: ...
+) -> tuple[float | np.floating[Any], Wide, Wide]: ...
 def moments(
     x: npt.ArrayLike,
     *,

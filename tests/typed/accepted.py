@@ -18,7 +18,7 @@ Wide = npt.NDArray[np.floating[Any]]
 def functions(x: npt.NDArray[np.float32], residual: bool) -> None:
     running_mean, running_var = np.zeros(2), np.ones(2)
     assert_type(cbn.batch_norm(x, running_mean, running_var, [1.0, 2.0], activation="relu", out=x), Array)
-    assert_type(cbn.batch_norm([[1, 2], [3, 4]], training=True, axis=-1, mask=[True, False]), Array)
+    assert_type(cbn.batch_norm([[1.0, 2.0], [3.0, 4.0]], training=True, axis=-1, mask=[True, False]), Array)
     forward = cbn.batch_norm_forward(x, activation="leaky_relu", residual=x)
     assert_type(forward, tuple[Array, Doubles, Doubles])
     y, mean, inv_std = forward
@@ -29,7 +29,7 @@ def functions(x: npt.NDArray[np.float32], residual: bool) -> None:
     unknown = cbn.batch_norm_backward(y, x, mean, inv_std, residual=residual)
     assert_type(unknown, tuple[Array, Array, Array] | tuple[Array, Array, Array, Array])
     assert_type(cbn.batch_norm_double_backward(x, None, None, y, x, mean, inv_std), tuple[Array, Array, Array])
-    assert_type(cbn.normalize_images(x.astype(np.uint8), 0.5, [1.0]), npt.NDArray[np.float32])
+    assert_type(cbn.normalize_images(x.astype(np.uint8), [0.5], [1.0]), npt.NDArray[np.float32])
 
 
 def layers(x: npt.NDArray[np.float32], convention: cbn.Convention, path: Path) -> None:
