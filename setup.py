@@ -1,84 +1,69 @@
-"""setup: compiles the drivers, the kernels for each instruction set, and the Cython wrappers (stable ABI of 3.11)."""
+"""setup: has CMake build the C library into the package, and compiles the Cython wrappers (stable ABI of 3.11)."""
 
 import os
-import platform
+import re
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-OPENMP = ["-fopenmp"] if os.environ.get("CBN_OPENMP", "1") != "0" else []
-# -ffp-contract=off and no fast-math: the same bits from every instruction set. The other two promise that nobody
-# reads errno or floating-point exceptions, which lets loops be vectorized, and changes no result. Per-column numbers
-# are float or double in the same memory: no strict aliasing.
-CFLAGS = [
-    "-std=c11",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-strict-aliasing",
-    "-fvisibility=hidden",
-    "-fPIC",
-    "-g0",
-    "-fno-asynchronous-unwind-tables",
-]
-DRIVERS = [
-    "moments",
-    "forward",
-    "backward",
-    "double_backward",
-    "images",
-    "running",
-    "plan",
-    "job",
-    "schedule",
-    "threads",
-    "dispatch",
-]
-ISA_FLAGS = {
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mf16c", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
-}
-# where few CPUs still need the baseline, half the size is worth more than a tenth of the time
-BASELINE_FLAGS = ["-O2"]
-if platform.machine().lower() not in ("x86_64", "amd64"):
-    ISA_FLAGS, BASELINE_FLAGS = {}, []
-HEADERS = [str(path) for path in [*Path("csrc").glob("*.h"), *Path("csrc/include").glob("*.h")]]
+VERSION = re.search(r'^#define CBN_VERSION "(.+)"$', Path("csrc/include/cbn.h").read_text(), re.MULTILINE)[1]
+# free-threaded Pythons have no stable ABI before 3.15, so that a wheel of theirs is for one version
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+RPATH = {"linux": "$ORIGIN/lib", "darwin": "@loader_path/lib"}.get(sys.platform)
 
 
-def library(name, sources, flags):
-    return name, {
-        "sources": [f"csrc/{source}.c" for source in sources],
-        "include_dirs": ["csrc/include"],
-        "cflags": [*CFLAGS, *flags],
-        "obj_deps": {"": HEADERS},
-    }
+class BuildExt(build_ext):
+    """First installs the C library into the package's folder: its header, its shared library and what finds them."""
 
+    def run(self):
+        package = Path(self.get_ext_fullpath("cbn._core")).parent.absolute()
+        work = Path(self.build_temp, "cmake").absolute()
+        options = {
+            "CMAKE_INSTALL_PREFIX": package,
+            "CMAKE_INSTALL_LIBDIR": "lib",
+            "CMAKE_INSTALL_BINDIR": ".",  # of a DLL, which is looked for beside the extension
+            "CMAKE_C_FLAGS": f"{os.environ.get('CFLAGS', '')} -g0 -fno-asynchronous-unwind-tables",  # half the size
+            "CBN_OPENMP": os.environ.get("CBN_OPENMP", "1") != "0",
+            "CBN_STATIC": False,
+        }
+        defines = [f"-D{name}={value}" for name, value in options.items()]
+        subprocess.run(["cmake", "-S", ".", "-B", work, "-G", "Ninja", *defines], check=True)
+        subprocess.run(["cmake", "--build", work], check=True)
+        subprocess.run(["cmake", "--install", work, "--strip"], check=True)
+        for link in (package / "lib").glob("libcbn.*"):
+            if link.is_symlink():  # wheels have none; a script of the linker takes the place of what -lcbn looks for
+                target = os.readlink(link)
+                link.unlink()
+                link.write_text(f"INPUT({target})\n")
+        self.library_dirs.append(str(package / "lib"))
+        super().run()
 
-LIBRARIES = [library("cbn_drivers", DRIVERS, ["-D_DEFAULT_SOURCE", *OPENMP])]
-LIBRARIES += [library("cbn_baseline", ["isa_baseline"], BASELINE_FLAGS)]
-LIBRARIES += [library(f"cbn_{isa}", [f"isa_{isa}"], flags) for isa, flags in ISA_FLAGS.items()]
 
 CORE = Extension(
     "cbn._core",
     ["src/cbn/_core.pyx"],
     include_dirs=["csrc/include", np.get_include()],
     define_macros=[
-        ("Py_LIMITED_API", "0x030B0000"),
+        *([("Py_LIMITED_API", "0x030B0000")] if STABLE else []),
         ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
         ("NPY_NO_DEPRECATED_API", "NPY_1_23_API_VERSION"),
     ],
-    extra_compile_args=["-O2", "-g0"],
-    extra_link_args=[*OPENMP, "-Wl,-s"],  # without names of static functions, a tenth of the size
-    libraries=["m"],
-    depends=[*HEADERS, "src/cbn/_core.pxd", *map(str, Path("src/cbn").glob("*.pxi"))],
-    py_limited_api=True,
+    extra_compile_args=["-Os", "-g0", "-fno-asynchronous-unwind-tables"] if RPATH else [],
+    extra_link_args=[f"-Wl,-rpath,{RPATH}", "-Wl,-s"] if RPATH else [],  # -s: a tenth of the size is names of functions
+    libraries=["cbn"],
+    depends=[*map(str, Path("src/cbn").glob("*.p?[di]"))],
+    py_limited_api=STABLE,
 )
 
 setup(
-    libraries=LIBRARIES,
+    version=VERSION,
+    cmdclass={"build_ext": BuildExt},
     ext_modules=cythonize([CORE], language_level=3),
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )

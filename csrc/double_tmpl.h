@@ -2,51 +2,52 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * All in double, and rounded once. Plain loops over a few lanes, of which compilers make vectors: these are no inner
- * loops of training, so that they need not be as fast as those of dx. `first` is the block's first channel, `at` the
- * index of its first value. */
+ * All in double, and rounded once; AVEC values at a time. `first` is the block's first channel, `at` the index of its
+ * first value. */
 
-/* CBN_LANES values from index i on, as doubles; and the way back, rounded once. */
-struct FN(lanes) {
-    _Alignas(CBN_LINE_BYTES) double x[CBN_LANES], ddx[CBN_LANES], dy[CBN_LANES];
+/* AVEC values of x, ddx and dy, as doubles. */
+struct FN(triple) {
+    cbn_vec x[DOUBLES], ddx[DOUBLES], dy[DOUBLES];
 };
 
-static CBN_INLINE void FN(widen_lanes)(struct FN(lanes) *to, const struct cbn_second *of, ptrdiff_t i)
+static CBN_INLINE struct FN(triple) FN(triple_at)(const struct cbn_second *of, ptrdiff_t i)
 {
-    FN(read_lanes)((cbn_vec *)to->x, (const T *)of->x + i);
-    FN(read_lanes)((cbn_vec *)to->ddx, (const T *)of->ddx + i);
-    FN(read_lanes)((cbn_vec *)to->dy, (const T *)of->dy + i);
-}
-
-static CBN_INLINE void FN(put_lanes)(void *to, ptrdiff_t i, const double *lanes)
-{
-    for (int l = 0; l < CBN_LANES; l += (int)AVEC)
-        OF(cbn_put)((T *)to + i + l, FN(rounded)((const cbn_vec *)(lanes + l)), 0);
+    struct FN(triple) v;
+    OF(cbn_read)(v.x, (const T *)of->x + i);
+    OF(cbn_read)(v.ddx, (const T *)of->ddx + i);
+    OF(cbn_read)(v.dy, (const T *)of->dy + i);
+    return v;
 }
 
 /* --- the sum of (ddx - mean of ddx) * rest(dy), by channel --- */
 
-static CBN_INLINE double FN(product)(const struct cbn_second *of, const struct cbn_numbers *n, ptrdiff_t i,
+static CBN_INLINE double FN(product)(const struct cbn_second *of, const struct numbers_one *n, ptrdiff_t i,
                                      int training)
 {
     const T *x = of->x, *ddx = of->ddx, *dy = of->dy;
-    return cbn_product_of((double)GET(x[i]), (double)GET(ddx[i]), (double)GET(dy[i]), n, training);
+    return product_of_one((double)GET(x[i]), (double)GET(ddx[i]), (double)GET(dy[i]), n, training);
 }
 
-/* A part of a row of one channel, from zero and then onto its lanes. */
-static CBN_INLINE void FN(add_products)(double *lanes, const struct cbn_second *of, const struct cbn_numbers *n,
-                                        ptrdiff_t at, ptrdiff_t length, int training)
+/* A part of a row of channel c, from zero and then onto its lanes. */
+static CBN_INLINE void FN(add_products)(double *lanes, const struct cbn_second *of, ptrdiff_t c, ptrdiff_t at,
+                                        ptrdiff_t length, int training)
 {
-    double s[CBN_LANES] = {0};
+    const struct numbers_one n = cbn_numbers_of(of, c);
+    const struct numbers_vec numbers = cbn_numbers_along(of, c);
+    double s[CBN_LANES];
+    cbn_vec sums[CBN_VECS];
     ptrdiff_t i = 0;
-    for (; i + CBN_LANES <= length; i += CBN_LANES) {
-        struct FN(lanes) v;
-        FN(widen_lanes)(&v, of, at + i);
-        for (int l = 0; l < CBN_LANES; l++)
-            s[l] += cbn_product_of(v.x[l], v.ddx[l], v.dy[l], n, training);
-    }
+    CBN_EACH_VEC
+        sums[v] = (cbn_vec){0};
+    for (; i + CBN_LANES <= length; i += CBN_LANES)
+        CBN_UNROLL for (int v = 0; v < CBN_VECS; v += (int)DOUBLES) {
+            const struct FN(triple) values = FN(triple_at)(of, at + i + v * CBN_VEC);
+            CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
+                sums[v + (int)u] += product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
+        }
+    memcpy(s, sums, sizeof s);
     for (int l = 0; i < length; l++, i++)
-        s[l] += FN(product)(of, n, at + i, training);
+        s[l] += FN(product)(of, &n, at + i, training);
     for (int l = 0; l < CBN_LANES; l++)
         lanes[l] += s[l];
 }
@@ -56,16 +57,15 @@ static CBN_INLINE void FN(add_products_across)(double *to, const struct cbn_seco
                                                ptrdiff_t channels, int training)
 {
     ptrdiff_t c = 0;
-    for (; c + CBN_LANES <= channels; c += CBN_LANES) {
-        struct FN(lanes) v;
-        FN(widen_lanes)(&v, of, at + c);
-        for (int l = 0; l < CBN_LANES; l++) {
-            const struct cbn_numbers n = cbn_numbers_of(of, first + c + l);
-            to[c + l] += cbn_product_of(v.x[l], v.ddx[l], v.dy[l], &n, training);
+    for (; c + AVEC <= channels; c += AVEC) {
+        const struct FN(triple) values = FN(triple_at)(of, at + c);
+        CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++) {
+            const struct numbers_vec n = cbn_numbers_across(of, first + c + u * CBN_VEC);
+            CBN_LOAD(to + c, u) += product_of_vec(values.x[u], values.ddx[u], values.dy[u], &n, training);
         }
     }
     for (; c < channels; c++) {
-        const struct cbn_numbers n = cbn_numbers_of(of, first + c);
+        const struct numbers_one n = cbn_numbers_of(of, first + c);
         to[c] += FN(product)(of, &n, at + c, training);
     }
 }
@@ -77,11 +77,10 @@ static CBN_INLINE void FN(products_rows_of)(double *dot, const struct cbn_second
     memset(lanes, 0, (size_t)b->channels * sizeof *lanes);
     for (ptrdiff_t o = 0; o < b->outer; o++)
         for (ptrdiff_t c = 0; c < b->channels; c++) {
-            const struct cbn_numbers n = cbn_numbers_of(of, first + c);
             const ptrdiff_t row = at + o * b->stride + c * b->inner;
             for (ptrdiff_t i = 0; i < b->length; i += CBN_PART) {
                 const ptrdiff_t rest = b->length - i;
-                FN(add_products)(lanes[c], of, &n, row + i, rest < CBN_PART ? rest : CBN_PART, training);
+                FN(add_products)(lanes[c], of, first + c, row + i, rest < CBN_PART ? rest : CBN_PART, training);
             }
         }
     for (ptrdiff_t c = 0; c < b->channels; c++)
@@ -112,8 +111,15 @@ static CBN_INLINE void FN(products_columns_of)(double *dot, const struct cbn_sec
             continue;
         }
         for (ptrdiff_t c = 0; c < channels; c++) {
-            const struct cbn_numbers n = cbn_numbers_of(of, first + c);
-            for (ptrdiff_t j = c * inner; j < (c + 1) * inner; j++)
+            const struct numbers_one n = cbn_numbers_of(of, first + c);
+            const struct numbers_vec numbers = cbn_numbers_along(of, first + c);
+            ptrdiff_t j = c * inner;
+            for (; j + AVEC <= (c + 1) * inner; j += AVEC) {
+                const struct FN(triple) values = FN(triple_at)(of, row + j);
+                CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
+                    CBN_LOAD(to + j, u) += product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
+            }
+            for (; j < (c + 1) * inner; j++)
                 to[j] += FN(product)(of, &n, row + j, training);
         }
     }
@@ -131,35 +137,49 @@ static void FN(products_columns)(double *dot, const struct cbn_second *of, ptrdi
 
 /* --- outputs --- */
 
-static CBN_INLINE void FN(second_one)(const struct cbn_second *of, const struct cbn_numbers *n, ptrdiff_t i)
+static CBN_INLINE void FN(second_one)(const struct cbn_second *of, const struct numbers_one *n, ptrdiff_t i)
 {
     const T *ddx = of->ddx, *dy = of->dy;
     double x = (double)GET(((const T *)of->x)[i]);
-    const double ddy = cbn_second_of(&x, (double)GET(ddx[i]), (double)GET(dy[i]), n, of->training);
+    const double ddy = second_of_one(&x, (double)GET(ddx[i]), (double)GET(dy[i]), n, of->training);
     ((T *)of->ddy)[i] = FROM_DOUBLE(ddy);
     ((T *)of->dx)[i] = FROM_DOUBLE(x);
 }
 
-/* Of channel c `length` values from index i on; or one value of each of the channels [c, c + length) if `across`. */
-static CBN_APART void FN(second_run)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t length,
-                                     int across)
+/* AVEC values from index i on. */
+static CBN_INLINE void FN(second_values)(const struct cbn_second *of, const struct numbers_vec *n, ptrdiff_t i)
 {
-    struct cbn_numbers n = cbn_numbers_of(of, c);
-    ptrdiff_t j = 0;
-    for (; j + CBN_LANES <= length; j += CBN_LANES) {
-        struct FN(lanes) v;
-        FN(widen_lanes)(&v, of, i + j);
-        for (int l = 0; l < CBN_LANES; l++) {
-            const struct cbn_numbers own = across ? cbn_numbers_of(of, c + j + l) : n;
-            v.ddx[l] = cbn_second_of(&v.x[l], v.ddx[l], v.dy[l], &own, of->training);
-        }
-        FN(put_lanes)(of->ddy, i + j, v.ddx);
-        FN(put_lanes)(of->dx, i + j, v.x);
+    struct FN(triple) values = FN(triple_at)(of, i);
+    cbn_vec ddy[DOUBLES];
+    CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
+        ddy[u] = second_of_vec(&values.x[u], values.ddx[u], values.dy[u], n + u, of->training);
+    OF(cbn_put)((T *)of->ddy + i, FN(rounded)(ddy), 0);
+    OF(cbn_put)((T *)of->dx + i, FN(rounded)(values.x), 0);
+}
+
+/* Of channel c `length` values from index i on. */
+static CBN_APART void FN(second_along)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t length)
+{
+    const struct numbers_one n = cbn_numbers_of(of, c);
+    const struct numbers_vec numbers[2] = {cbn_numbers_along(of, c), cbn_numbers_along(of, c)};
+    const ptrdiff_t end = i + length;
+    for (; i + AVEC <= end; i += AVEC)
+        FN(second_values)(of, numbers, i);
+    for (; i < end; i++)
+        FN(second_one)(of, &n, i);
+}
+
+/* Of each of the channels [c, end) one value, from index i on. */
+static CBN_APART void FN(second_across)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t end)
+{
+    for (; c + AVEC <= end; c += AVEC, i += AVEC) {
+        const struct numbers_vec numbers[2] = {cbn_numbers_across(of, c),
+                                               cbn_numbers_across(of, c + (A_IS_DOUBLE ? 0 : CBN_VEC))};
+        FN(second_values)(of, numbers, i);
     }
-    for (; j < length; j++) {
-        if (across)
-            n = cbn_numbers_of(of, c + j);
-        FN(second_one)(of, &n, i + j);
+    for (; c < end; c++, i++) {
+        const struct numbers_one n = cbn_numbers_of(of, c);
+        FN(second_one)(of, &n, i);
     }
 }
 
@@ -169,9 +189,9 @@ static void FN(second)(const struct cbn_second *of, ptrdiff_t first, ptrdiff_t a
     for (ptrdiff_t o = 0; o < b->outer; o++) {
         const ptrdiff_t row = at + o * b->stride;
         if (b->inner == 1)
-            FN(second_run)(of, first, row, b->channels, 1);
+            FN(second_across)(of, first, row, first + b->channels);
         else
             for (ptrdiff_t c = 0; c < b->channels; c++)
-                FN(second_run)(of, first + c, row + c * b->inner, b->length, 0);
+                FN(second_along)(of, first + c, row + c * b->inner, b->length);
     }
 }

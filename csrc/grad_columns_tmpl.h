@@ -19,7 +19,7 @@ static CBN_INLINE FN(avec) FN(wide_values)(const struct FN(span) *span, ptrdiff_
     cbn_vec dx[DOUBLES], g[DOUBLES], x[DOUBLES];
     FN(passed_doubles)(g, span, j, how);
     OF(cbn_read)(x, span->x + j);
-    for (unsigned v = 0; v < DOUBLES; v++) {
+    CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++) {
         const cbn_vec line = FN(line_of)(CBN_LOAD(slope, v), x[v] - CBN_LOAD(mean, v));
         dx[v] = CBN_LOAD(scale, v) * ((g[v] - CBN_LOAD(center, v)) - line);
     }

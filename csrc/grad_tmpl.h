@@ -45,7 +45,7 @@ static CBN_INLINE void FN(passed_doubles)(cbn_vec *g, const struct FN(span) *spa
         return;
     cbn_vec y[DOUBLES];
     OF(cbn_read)(y, span->activated + i);
-    for (unsigned v = 0; v < DOUBLES; v++)
+    CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++)
         g[v] = cbn_bent(g[v], y[v], span->bend);
 }
 
@@ -146,7 +146,7 @@ static CBN_INLINE void FN(wide_lines)(const struct FN(span) *span, ptrdiff_t c, 
             cbn_vec dx[DOUBLES], g[DOUBLES], x[DOUBLES];
             FN(passed_doubles)(g, span, i, how);
             OF(cbn_read)(x, span->x + i);
-            for (unsigned v = 0; v < DOUBLES; v++)
+            CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++)
                 dx[v] = scale * ((g[v] - center) - cbn_and(slope * (x[v] - mean), used));
             OF(cbn_put)(span->y + i, FN(rounded)(dx), streaming);
         }
@@ -183,7 +183,7 @@ static CBN_INLINE void FN(wide_seam)(const struct FN(span) *span, ptrdiff_t c, p
         cbn_vec dx[DOUBLES], g[DOUBLES], x[DOUBLES];
         FN(passed_doubles)(g, span, at + i, how);
         OF(cbn_read)(x, span->x + at + i);
-        for (unsigned v = 0; v < DOUBLES; v++) {
+        CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++) {
             const cbn_vec m = CBN_LOAD(mask + i, v), distance = x[v] - cbn_blend(&out->column[0][c], m);
             const cbn_vec line = FN(line_of)(cbn_blend(&out->column[3][c], m), distance);
             dx[v] = cbn_blend(&out->column[1][c], m) * ((g[v] - cbn_blend(&out->column[2][c], m)) - line);

@@ -275,8 +275,8 @@ void cbn_run_team(cbn_team_fn *run, void *work, int num_threads);
 void cbn_meet(struct cbn_team team);
 
 /* The same state for work outside of teams; enter returns what leave restores. They are out of line, since a compiler
- * may move arithmetic across an inlined switch. */
-unsigned long long cbn_fp_enter(void);
-void cbn_fp_leave(unsigned long long saved);
+ * may move arithmetic across an inlined switch. The Python extension calls them, too: exported, but not promised. */
+CBN_API unsigned long long cbn_fp_enter(void);
+CBN_API void cbn_fp_leave(unsigned long long saved);
 
 #endif

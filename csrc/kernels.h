@@ -42,12 +42,17 @@ enum cbn_how { CBN_PLAIN = 0, CBN_FUSED = 1, CBN_WIDE = 2, CBN_MIXED = 4 };
 /* What sums are compiled for: of x, or of dy; after an activation, which may be leaky; with weights. The largest values
  * are of use only where dx may be computed in float32. */
 enum cbn_kind { CBN_BACKWARD = 1, CBN_ACTIVATED = 2, CBN_LEAKY = 4, CBN_WEIGHTED = 8 };
-#define CBN_CENTERED(kind) ((kind) & (CBN_LEAKY | CBN_WEIGHTED)) /* products that are not exact in double */
+/* Sums that are always taken about an anchor: about zero is faster where products are exact in double, and takes code. */
+#ifdef __OPTIMIZE_SIZE__
+#define CBN_CENTERED(kind) 1
+#else
+#define CBN_CENTERED(kind) ((kind) & (CBN_LEAKY | CBN_WEIGHTED))
+#endif
 #define CBN_RAISES(kind) (((kind) & (CBN_BACKWARD | CBN_WEIGHTED)) == CBN_BACKWARD)
 
 static CBN_INLINE void cbn_raise_most(struct cbn_most *most, const struct cbn_most *by)
 {
-    for (int v = 0; v < CBN_FLOATS; v++) {
+    CBN_UNROLL for (int v = 0; v < CBN_FLOATS; v++) {
         most->x[v] = cbn_most(most->x[v], by->x[v]);
         most->dy[v] = cbn_most(most->dy[v], by->dy[v]);
     }
@@ -115,6 +120,45 @@ static CBN_APART void cbn_gather_most(double *channel, float *column, const stru
     else
         for (ptrdiff_t c = 0; c < b->channels; c++)
             channel[c] = cbn_most_of(column + c * b->inner, b->inner);
+}
+
+/* --- gradients of gradients --- */
+
+#define V double
+#define OF_V(name) name##_one
+#include "second_tmpl.h"
+
+#define V cbn_vec
+#define OF_V(name) name##_vec
+#include "second_tmpl.h"
+
+#define CBN_NUMBERS(of, c, GET)                                                                                       \
+    {GET((of)->mean, c),      GET((of)->inv_std, c),    GET((of)->scale, c),     GET((of)->ddweight, c),                \
+     GET((of)->ddbias, c),    GET((of)->of_dy, c),      GET((of)->ddx_center, c), GET((of)->ddx_slope, c),              \
+     GET((of)->dy_center, c), GET((of)->dy_slope, c),   GET((of)->of_ddx, c),    GET((of)->of_x, c)}
+
+/* Those of channel c. */
+static CBN_INLINE struct numbers_one cbn_numbers_of(const struct cbn_second *of, ptrdiff_t c)
+{
+#define AT(array, c) (array)[c]
+    return (struct numbers_one)CBN_NUMBERS(of, c, AT);
+#undef AT
+}
+
+/* Those of channel c for each value of a vector. */
+static CBN_INLINE struct numbers_vec cbn_numbers_along(const struct cbn_second *of, ptrdiff_t c)
+{
+#define SPLAT(array, c) cbn_splat((array)[c])
+    return (struct numbers_vec)CBN_NUMBERS(of, c, SPLAT);
+#undef SPLAT
+}
+
+/* Those of the channels from c on, one for each. */
+static CBN_INLINE struct numbers_vec cbn_numbers_across(const struct cbn_second *of, ptrdiff_t c)
+{
+#define LOAD(array, c) CBN_LOAD((array) + (c), 0)
+    return (struct numbers_vec)CBN_NUMBERS(of, c, LOAD);
+#undef LOAD
 }
 
 #define T float

@@ -65,7 +65,7 @@ static CBN_INLINE void FN(weighted_lines)(const struct FN(span) *span, ptrdiff_t
             FN(weighted_pass)(span, i, w[i]);
         FN(passed_doubles)(g, span, at, how);
         OF(cbn_read)(x, span->x + at);
-        for (unsigned v = 0; v < DOUBLES; v++) {
+        CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++) {
             numbers.w = CBN_LOAD(w + at, v);
             numbers.counts = cbn_and((cbn_vec)(numbers.w > 0), used);
             dx[v] = cbn_and(FN(weighted_dx)(g[v], x[v], numbers), (cbn_vec)(numbers.w >= 0));
@@ -109,7 +109,7 @@ static CBN_INLINE void FN(weighted_line)(T *to, const struct FN(span) *span, ptr
         cbn_vec dx[DOUBLES], g[DOUBLES], x[DOUBLES];
         FN(passed_doubles)(g, span, i, how);
         OF(cbn_read)(x, span->x + i);
-        for (unsigned v = 0; v < DOUBLES; v++) {
+        CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++) {
             const cbn_vec s = CBN_LOAD(slope + i, v), used = cbn_and(counts, (cbn_vec)(s != 0));
             dx[v] = FN(weighted_dx)(g[v], x[v], (struct FN(weighted)){CBN_LOAD(mean + i, v), CBN_LOAD(scale + i, v),
                                                                       CBN_LOAD(center + i, v), s, cbn_splat(w), used});

@@ -2,11 +2,12 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Plain loops, which compilers turn into shuffles of vectors for each instruction set. */
+ * Plain loops, which compilers turn into shuffles of vectors for each instruction set, if they are told to. */
+#define CBN_SHUFFLED _Pragma("omp simd")
 
 static void cbn_split_2(uint8_t *restrict a, uint8_t *restrict b, const uint8_t *restrict from, ptrdiff_t pixels)
 {
-    for (ptrdiff_t i = 0; i < pixels; i++) {
+    CBN_SHUFFLED for (ptrdiff_t i = 0; i < pixels; i++) {
         a[i] = from[2 * i];
         b[i] = from[2 * i + 1];
     }
@@ -15,7 +16,7 @@ static void cbn_split_2(uint8_t *restrict a, uint8_t *restrict b, const uint8_t 
 static void cbn_split_3(uint8_t *restrict a, uint8_t *restrict b, uint8_t *restrict c, const uint8_t *restrict from,
                         ptrdiff_t pixels)
 {
-    for (ptrdiff_t i = 0; i < pixels; i++) {
+    CBN_SHUFFLED for (ptrdiff_t i = 0; i < pixels; i++) {
         a[i] = from[3 * i];
         b[i] = from[3 * i + 1];
         c[i] = from[3 * i + 2];
@@ -25,7 +26,7 @@ static void cbn_split_3(uint8_t *restrict a, uint8_t *restrict b, uint8_t *restr
 static void cbn_split_4(uint8_t *restrict a, uint8_t *restrict b, uint8_t *restrict c, uint8_t *restrict d,
                         const uint8_t *restrict from, ptrdiff_t pixels)
 {
-    for (ptrdiff_t i = 0; i < pixels; i++) {
+    CBN_SHUFFLED for (ptrdiff_t i = 0; i < pixels; i++) {
         a[i] = from[4 * i];
         b[i] = from[4 * i + 1];
         c[i] = from[4 * i + 2];

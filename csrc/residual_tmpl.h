@@ -24,7 +24,7 @@ static CBN_INLINE FN(avec) FN(affine_doubles)(const struct FN(span) *span, ptrdi
     cbn_vec x[DOUBLES], residual[DOUBLES];
     READ_X(x, span->x + i);
     OF(cbn_read)(residual, span->residual + i);
-    for (unsigned v = 0; v < DOUBLES; v++) {
+    CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++) {
         x[v] = (x[v] - n[v].mean) * n[v].scale + n[v].shift + residual[v];
         x[v] = cbn_bent(x[v], x[v], span->bend);
     }
@@ -60,7 +60,7 @@ static CBN_INLINE void FN(residual_seam)(const struct FN(span) *span, ptrdiff_t 
     const double *mask = cbn_mask.lanes + CBN_LANES - left;
     for (ptrdiff_t i = 0; i < LINE; i += AVEC) {
         struct FN(doubles) numbers[DOUBLES];
-        for (unsigned v = 0; v < DOUBLES; v++) {
+        CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++) {
             const cbn_vec m = CBN_LOAD(mask + i, v);
             numbers[v] = (struct FN(doubles)){cbn_blend(out->mean + c, m), cbn_blend(out->scale + c, m),
                                               cbn_blend(out->shift + c, m)};
@@ -86,7 +86,7 @@ static CBN_INLINE void FN(residual_line)(T *to, const struct FN(span) *span, ptr
     (void)how;
     for (ptrdiff_t i = j; i < j + LINE; i += AVEC, to += AVEC) {
         struct FN(doubles) numbers[DOUBLES];
-        for (unsigned v = 0; v < DOUBLES; v++)
+        CBN_UNROLL for (unsigned v = 0; v < DOUBLES; v++)
             numbers[v] = (struct FN(doubles)){CBN_LOAD(mean + i, v), CBN_LOAD(scale + i, v), CBN_LOAD(shift + i, v)};
         OF(cbn_put)(to, FN(affine_doubles)(span, i, numbers), streaming);
     }

@@ -13,7 +13,7 @@ struct FN(accumulators) {
 /* The weights of CBN_LANES columns. */
 static CBN_INLINE void FN(lane_weights)(double *to, const double *w, const uint16_t *position)
 {
-    for (int l = 0; l < CBN_LANES; l++)
+    CBN_UNROLL for (int l = 0; l < CBN_LANES; l++)
         to[l] = w[position[l]];
 }
 
@@ -98,7 +98,7 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const stru
     const ptrdiff_t group = b->channels * b->inner, width = b->fold * group, stride = b->fold * b->stride;
     const ptrdiff_t rows = b->outer / b->fold, rest = b->outer % b->fold, positions = b->fold * b->inner;
     const int raises = CBN_RAISES(kind) && !A_IS_DOUBLE;
-    const int always = A_IS_DOUBLE || CBN_CENTERED(kind); /* about zero is faster, and takes code */
+    const int always = A_IS_DOUBLE || CBN_CENTERED(kind);
     int centered = always;
     for (ptrdiff_t c = 0; c < b->channels; c++)
         centered |= anchor[c] != 0;
@@ -113,18 +113,18 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const stru
     cbn_spread(k, anchor, b);
     const struct FN(accumulators) columns = {s, q, most_x, most_dy, k, position};
     const struct FN(terms) from = {source->x, source->dy, source->activated, source->weights, source->bend};
-    /* a few rows at a time: long runs through memory, short chains of additions */
-    for (ptrdiff_t r = 0; r < rows; r += CBN_ROWS_AT_ONCE) {
-        const ptrdiff_t some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
+    /* a few rows at a time: long runs through memory, short chains of additions; and then the row that is not full */
+    for (ptrdiff_t r = 0, some; r < rows + (rest > 0); r += some) {
+        some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
+        ptrdiff_t filled = width;
+        if (r == rows)
+            some = 1, filled = rest * group;
         const struct FN(terms) at = FN(terms_at)(from, r * stride, r * positions, kind);
         if (always || centered)
-            FN(add_columns)(columns, at, some, stride, width, positions, 1, kind, meanwhile);
+            FN(add_columns)(columns, at, some, stride, filled, positions, 1, kind, meanwhile);
         else
-            FN(add_columns)(columns, at, some, stride, width, positions, 0, kind, meanwhile);
+            FN(add_columns)(columns, at, some, stride, filled, positions, 0, kind, meanwhile);
     }
-    if (rest)
-        FN(add_columns)(columns, FN(terms_at)(from, rows * stride, rows * positions, kind), 1, stride, rest * group,
-                        positions, 1, kind, meanwhile);
     cbn_gather(to->sum, s, b);
     cbn_gather(to->dot, q, b);
     if (raises) {

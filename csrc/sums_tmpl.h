@@ -82,7 +82,7 @@ static CBN_INLINE void FN(read_g)(cbn_vec *g, struct cbn_most *most, const struc
         const cbn_bits below = (cbn_bits)(y <= none) & (at->bend.keep - (cbn_bits){0});
         cbn_vec rest[DOUBLES];
         FN(widened)(rest, (FN(avec))((cbn_bits)dy & below));
-        for (unsigned u = 0; u < DOUBLES; u++)
+        CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
             g[u] += rest[u] * at->bend.slope;
     }
 }

@@ -10,7 +10,7 @@
 #if defined(__clang__)
 #define CBN_UNROLL _Pragma("unroll")
 #else
-#define CBN_UNROLL _Pragma("GCC unroll 8")
+#define CBN_UNROLL _Pragma("GCC unroll 16")
 #endif
 #define CBN_INLINE inline __attribute__((always_inline))
 /* what is done once for a block, or for a few values at the ends of a run: once in the code */

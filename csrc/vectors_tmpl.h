@@ -54,7 +54,7 @@ static CBN_INLINE void FN(widened)(cbn_vec *to, FN(avec) v)
 /* CBN_LANES values as doubles. */
 static CBN_INLINE void FN(read_lanes)(cbn_vec *to, const T *p)
 {
-    for (int v = 0; v < CBN_VECS; v += (int)DOUBLES)
+    CBN_UNROLL for (int v = 0; v < CBN_VECS; v += (int)DOUBLES)
         OF(cbn_read)(to + v, p + v * CBN_VEC);
 }
 

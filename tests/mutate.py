@@ -61,7 +61,7 @@ MAIN = (
 GROUPS = {
     "kernels": {
         "csrc/images.c csrc/planes.h": [("edges images", 4)],
-        "csrc/double_backward.c csrc/double_tmpl.h csrc/second.h": [("edges double_calls double_backward", 4)],
+        "csrc/double_backward.c csrc/double_tmpl.h csrc/second_tmpl.h": [("edges double_calls double_backward", 4)],
         "csrc/half.h": [("edges halves", 4)],
         " ".join(f"csrc/{name}" for name in MAIN.split()): [(NUMERICS, 30), (C_TESTS, 0)],
     },

@@ -22,7 +22,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__GNUC__)
+/* The version of this header, and the number of its binary interface, which the shared library has in its name. It
+ * grows when what was compiled with an older header would no longer work. */
+#define CBN_VERSION "0.1.0"
+#define CBN_ABI_VERSION 1
+
+#if defined(_WIN32) && defined(CBN_BUILDING)
+#define CBN_API __declspec(dllexport)
+#elif defined(__GNUC__) && !defined(_WIN32)
 #define CBN_API __attribute__((visibility("default")))
 #else
 #define CBN_API
@@ -111,6 +118,10 @@ CBN_API int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *
  * mean the divisor is 1, for the variance, of which the value is m2, it is count or, unbiased, count - 1. */
 CBN_API void cbn_update_running(void *running, const double *value, double divisor, double momentum,
                                 enum cbn_dtype stat_dtype, ptrdiff_t channels);
+
+/* CBN_VERSION and CBN_ABI_VERSION of the library that is running, which a shared one may have other than the header. */
+CBN_API const char *cbn_version(void);
+CBN_API int cbn_abi_version(void);
 
 /* Instruction sets: names from the plainest to the widest that this CPU runs, NULL past the last; the one in use;
  * and its choice (0, or -1 if the name is unknown or not supported here). Choose while no call is running. */

@@ -12,11 +12,20 @@ from .functional import batch_norm, batch_norm_backward, batch_norm_double_backw
 from .images import normalize_images
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .population import recompute_statistics
-from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
+from .runtime import (
+    available_isas,
+    get_include,
+    get_library,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+    use_isa,
+)
 from .statistics import Moments, moments, update_running
 from .verify import OracleMismatch, Report
 
-__version__ = "0.1.0"
+__version__ = _load._core.version()[0]
 
 __all__ = [
     "BatchNorm",
@@ -41,6 +50,8 @@ __all__ = [
     "fold_affine",
     "fold_conv",
     "fold_linear",
+    "get_include",
+    "get_library",
     "get_num_threads",
     "moments",
     "normalize_images",

@@ -12,7 +12,16 @@ from .images import normalize_images
 from .layer import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .population import recompute_statistics
 from .report import OracleMismatch, Report
-from .runtime import available_isas, get_num_threads, num_threads, set_num_threads, show_config, use_isa
+from .runtime import (
+    available_isas,
+    get_include,
+    get_library,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+    use_isa,
+)
 from .statistics import Moments, moments, update_running
 
 __version__: str
@@ -40,6 +49,8 @@ __all__ = [
     "fold_affine",
     "fold_conv",
     "fold_linear",
+    "get_include",
+    "get_library",
     "get_num_threads",
     "moments",
     "normalize_images",

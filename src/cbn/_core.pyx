@@ -1,6 +1,6 @@
 # _core: arrays in, checks, one C call without the GIL, arrays out.
 # SPDX-License-Identifier: BSD-3-Clause
-# cython: language_level=3
+# cython: language_level=3, binding=False
 """Wrappers of the C interface.
 
 Design:
@@ -20,6 +20,7 @@ import threading
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport NAN, expm1, isfinite, log1p
@@ -32,6 +33,7 @@ cdef extern from "Python.h":
 
 cnp.import_array()
 
+include "_capsules.pxi"
 include "_rounding.pxi"
 include "_checks.pxi"
 include "_parameters.pxi"
@@ -209,6 +211,11 @@ def set_threads_by_default(function):
     """function() -> int is asked by every call that does not name a number of threads."""
     global _threads_by_default
     _threads_by_default = function
+
+
+def version():
+    """The version of the C library, and the number of its binary interface."""
+    return (<bytes>cbn_version()).decode(), cbn_abi_version()
 
 
 def available_isas():

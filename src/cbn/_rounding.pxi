@@ -16,6 +16,7 @@ def default_rounding(function):
     To the nearest, and with denormals; the caller's state comes back. The kernels do the same by themselves.
     """
     @functools.wraps(function)
+    @cython.binding(True)  # a name of its own
     def run(*args, **kwargs):
         cdef unsigned long long saved = cbn_fp_enter()
         try:

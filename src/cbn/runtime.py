@@ -4,13 +4,24 @@ import contextlib
 import math
 import os
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from . import _core
 
-__all__ = ["available_isas", "config", "get_num_threads", "num_threads", "set_num_threads", "show_config", "use_isa"]
+__all__ = [
+    "available_isas",
+    "config",
+    "get_include",
+    "get_library",
+    "get_num_threads",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+    "use_isa",
+]
 
 
 def _quota_of(folder):
@@ -162,6 +173,42 @@ def use_isa(name):
 
 if os.environ.get("CBN_ISA"):
     _select_isa(os.environ["CBN_ISA"], "CBN_ISA", ImportError)
+
+
+def get_include():
+    """Return the folder of `cbn.h`, for C, C++ and Cython programs.
+
+    Returns
+    -------
+    str
+
+    See Also
+    --------
+    get_library : what they are linked with; Cython programs are not.
+    """
+    return str(Path(__file__).parent / "include")
+
+
+def get_library():
+    """Return the path of the C library, which C and C++ programs are linked with.
+
+    It is the one that this package itself uses, and needs no Python. In its folder there are also
+    `pkgconfig/cbn.pc` and `cmake/cbn`, for pkg-config and for CMake's `find_package(cbn)`.
+
+    Returns
+    -------
+    str
+        For instance `.../cbn/lib/libcbn.so.1`.
+
+    Examples
+    --------
+    >>> import os.path, cbn
+    >>> command = ["cc", "program.c", "-I" + cbn.get_include(), cbn.get_library()]
+    >>> command += ["-Wl,-rpath," + os.path.dirname(cbn.get_library())]  # where the program finds it when it runs
+    """
+    abi = _core.version()[1]
+    name = {"darwin": f"libcbn.{abi}.dylib", "win32": "libcbn.dll.a"}.get(sys.platform, f"libcbn.so.{abi}")
+    return str(Path(__file__).parent / "lib" / name)
 
 
 def _cpu_name():

@@ -1,45 +1,41 @@
-# build.sh: how the C library is built without Python, warnings as errors; for the scripts beside it, which source it.
-# CC is the compiler, $build the directory for what comes out.
+# build.sh: how the C library is built with warnings as errors, and its tests; for the scripts beside it, which source it.
+# CC is the compiler, $build the directory for what comes out. CMake and Ninja are installed there where they are missing.
 export OMP_WAIT_POLICY=passive # many threads on few CPUs: those that wait must not spin
 CC=${CC:-gcc}
 build=$(mktemp -d)
 trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$build"' EXIT
-warn="-std=c11 -Wall -Wextra -pedantic -Werror -D_DEFAULT_SOURCE -Icsrc/include"
+warn="-Wall -Wextra -pedantic -Werror"
 [[ $CC != clang* ]] || warn+=" -Wno-pass-failed" # a loop that stays scalar is no fault
-exact="-ffp-contract=off -fno-math-errno -fno-trapping-math -fno-strict-aliasing"
 wrapped=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign
 wrapped+=,--wrap=free,--wrap=pthread_create
 
-isa_flags() { # source: the flags of an instruction set, as setup.py has them; fails where this machine has no such code
-    case $(uname -m)-$1 in
-        x86_64-isa_avx2) echo -mavx2 -mfma -mf16c ;;
-        x86_64-isa_avx512)
-            echo -mf16c -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512 ;;
-        *-isa_avx*) return 1 ;;
-    esac
+have_cmake() {
+    cmake --version > /dev/null 2>&1 && ninja --version > /dev/null 2>&1 && return
+    python3 -m venv "$build/cmake"
+    "$build/cmake/bin/pip" install -q 'cmake>=3.20' ninja
+    PATH=$build/cmake/bin:$PATH
 }
 
-library() { # name, compiler flags: compiles all of csrc to objects; with $kernels, the kernels are those of that name
-    local name=$1 file source isa pids=()
-    objects=()
+library() { # name, compiler flags (without -O: as it is released): the static library, in $library from now on
+    local name=$1 type=Release openmp=OFF
     shift
-    for file in csrc/*.c; do
-        source=$(basename "$file" .c)
-        isa=$(isa_flags "$source") || continue
-        if [[ $source == isa_* && -n ${kernels:-} ]]; then
-            objects+=("$build/$kernels-$source.o")
-            continue
-        fi
-        "$CC" $warn $exact "$@" $isa -c "$file" -o "$build/$name-$source.o" &
-        pids+=($!)
-        objects+=("$build/$name-$source.o")
-    done
-    for pid in "${pids[@]}"; do wait "$pid"; done
+    have_cmake
+    library=$build/$name/libcbn.a
+    [[ " $*" != *" -O"* ]] || type=None
+    [[ " $* " != *" -fopenmp "* ]] || openmp=ON
+    cmake -S . -B "$build/$name" -G Ninja -DCMAKE_C_COMPILER="$CC" -DCMAKE_BUILD_TYPE=$type -DCBN_SHARED=OFF \
+        -DCBN_OPENMP=$openmp -DCMAKE_C_FLAGS="$warn $*" ${cmake_options:-} > "$build/cmake.log" &&
+        cmake --build "$build/$name" > "$build/cmake.log" || { cat "$build/cmake.log"; return 1; }
 }
 
-tests() { # name, compiler flags: the library and its tests, as $build/name
-    library "$@"
+program() { # name, compiler flags, what the library has already been built with: its tests, as $build/name.tests
     local name=$1
     shift
-    "$CC" $warn $exact "$@" tests/c/*.c "${objects[@]}" $wrapped -pthread -lm -o "$build/$name"
+    "$CC" -std=c11 $warn -D_DEFAULT_SOURCE -Icsrc/include "$@" tests/c/*.c ${instead:-} "$library" $wrapped -pthread \
+        -lm -o "$build/$name.tests"
+}
+
+tests() { # name, compiler flags: the library and its tests
+    library "$@"
+    program "$@"
 }

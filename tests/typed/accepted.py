@@ -99,3 +99,4 @@ def oracle_and_process(x: npt.NDArray[np.float32]) -> None:
     assert_type(cbn.reference.moments(x), cbn.Moments)
     with cbn.num_threads(2), cbn.use_isa(cbn.available_isas()[0]):
         assert_type((cbn.get_num_threads(), cbn.__version__), tuple[int, str])
+        assert_type((cbn.get_include(), cbn.get_library()), tuple[str, str])
