@@ -31,17 +31,13 @@ class BuildExt(build_ext):
             "CMAKE_C_FLAGS": f"{os.environ.get('CFLAGS', '')} -g0 -fno-asynchronous-unwind-tables",  # half the size
             "CBN_OPENMP": os.environ.get("CBN_OPENMP", "1") != "0",
             "CBN_STATIC": False,
+            "CBN_NAMELINK": False,  # wheels have no symbolic links
         }
         defines = [f"-D{name}={value}" for name, value in options.items()]
         subprocess.run(["cmake", "-S", ".", "-B", work, "-G", "Ninja", *defines], check=True)
         subprocess.run(["cmake", "--build", work], check=True)
         subprocess.run(["cmake", "--install", work, "--strip"], check=True)
-        for link in (package / "lib").glob("libcbn.*"):
-            if link.is_symlink():  # wheels have none; a script of the linker takes the place of what -lcbn looks for
-                target = os.readlink(link)
-                link.unlink()
-                link.write_text(f"INPUT({target})\n")
-        self.library_dirs.append(str(package / "lib"))
+        CORE.extra_objects = [str(next(iter(package.glob("lib/libcbn*"))))]
         super().run()
 
 
@@ -56,7 +52,6 @@ CORE = Extension(
     ],
     extra_compile_args=["-Os", "-g0", "-fno-asynchronous-unwind-tables"] if RPATH else [],
     extra_link_args=[f"-Wl,-rpath,{RPATH}", "-Wl,-s"] if RPATH else [],  # -s: a tenth of the size is names of functions
-    libraries=["cbn"],
     depends=[*map(str, Path("src/cbn").glob("*.p?[di]"))],
     py_limited_api=STABLE,
 )
