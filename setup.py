@@ -37,7 +37,8 @@ class BuildExt(build_ext):
         subprocess.run(["cmake", "-S", ".", "-B", work, "-G", "Ninja", *defines], check=True)
         subprocess.run(["cmake", "--build", work], check=True)
         subprocess.run(["cmake", "--install", work, "--strip"], check=True)
-        CORE.extra_objects = [str(next(iter(package.glob("lib/libcbn*"))))]
+        (core,) = self.extensions
+        core.extra_objects = [str(path) for path in package.glob("lib/libcbn*")]
         super().run()
 
 

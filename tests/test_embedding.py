@@ -1,0 +1,196 @@
+"""test_embedding: C, C++ and Cython programs on the installed package, and on the library that CMake installs."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cbn
+
+ROOT = Path(__file__).parents[1]
+HEADER = ROOT / "csrc/include/cbn.h"
+C, CXX = os.environ.get("CC", "cc"), os.environ.get("CXX", "c++")
+STRICT = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
+PREFIX = Path(cbn.get_include()).parent
+LIBRARY = Path(cbn.get_library())
+
+
+def needs(*programs):
+    missing = [program for program in programs if not shutil.which(program)]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
+
+def run(*command, cwd=None, **environment):
+    """What a command prints; its environment has no Python path, so that nothing is found by chance."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_output(program):
+    """Whether a built example says what it should."""
+    printed = run(program)
+    if program.name == "normalize":
+        expected = (ROOT / "docs/c-api.md").read_text().split("It prints\n\n```text\n")[1].split("```")[0]
+        assert printed == expected
+    else:
+        assert "trained: mean 0.000000, deviation 0.999" in printed or "deviation 1.000" in printed
+        assert "served from 4 threads: the same bits" in printed
+        assert "refused: x must have more than 1 value per channel; got 1" in printed
+        assert f"cbn {cbn.__version__}, instruction set" in printed
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Where CMake has installed the library, shared and static; the instruction sets are left at no optimization."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_INSTALL_PREFIX={folder}/prefix"]
+    run("cmake", "-S", ROOT, "-B", folder / "build", *options)
+    run("cmake", "--build", folder / "build")
+    run("cmake", "--install", folder / "build")
+    return folder / "prefix"
+
+
+@needs(C)
+def test_c_program_with_the_library_of_the_package(tmp_path):
+    run(C, *STRICT, "-std=c99", ROOT / "examples/c/normalize.c", f"-I{cbn.get_include()}", LIBRARY,
+        f"-Wl,-rpath,{LIBRARY.parent}", "-o", tmp_path / "normalize")  # fmt: skip
+    check_output(tmp_path / "normalize")
+
+
+@needs(CXX)
+def test_cxx_program_with_the_library_of_the_package(tmp_path):
+    run(CXX, *STRICT, "-std=c++11", ROOT / "examples/c/layer.cpp", f"-I{cbn.get_include()}", LIBRARY,
+        f"-Wl,-rpath,{LIBRARY.parent}", "-pthread", "-o", tmp_path / "layer")  # fmt: skip
+    check_output(tmp_path / "layer")
+
+
+@pytest.mark.parametrize("standard", ["c99", "c11", "c17", "c++11", "c++17", "c++20"])
+@pytest.mark.parametrize("compiler", [C, CXX, "clang-14"])
+def test_header_alone(compiler, standard, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"needs {compiler}")
+    language = "c++" if "+" in standard else "c"
+    if compiler == CXX and language == "c":
+        return  # g++ compiles C as gcc does
+    source = tmp_path / "source"
+    source.write_text('#include "cbn.h"\n#include "cbn.h"\n')
+    run(compiler, "-x", language, f"-std={standard}", *STRICT, "-Wconversion", "-Wstrict-prototypes"
+        if language == "c" else "-Wold-style-cast", f"-I{cbn.get_include()}", "-fsyntax-only", source)  # fmt: skip
+
+
+@needs("nm")
+def test_library_exports_what_the_header_declares():
+    declared = set(re.findall(r"\b(cbn_\w+)\(", re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)))
+    assert len(declared) == 17
+    exported = {line.split()[-1] for line in run("nm", "-D", "--defined-only", LIBRARY).splitlines()}
+    of_the_extension = {"cbn_fp_enter", "cbn_fp_leave"}
+    assert exported == declared | of_the_extension
+
+
+def test_header_of_the_package():
+    assert (Path(cbn.get_include()) / "cbn.h").read_text() == HEADER.read_text()
+    version, abi = cbn._load._core.version()
+    assert f'#define CBN_VERSION "{version}"\n#define CBN_ABI_VERSION {abi}\n' in HEADER.read_text()
+    assert cbn.__version__ == version
+
+
+@needs("cmake", "ninja")
+@pytest.mark.parametrize("which", ["package", "shared", "static"])
+def test_cmake_package(which, tmp_path, request):
+    prefix = PREFIX if which == "package" else request.getfixturevalue("installed")
+    if which == "static":
+        shutil.copytree(prefix, tmp_path / "prefix")
+        prefix = tmp_path / "prefix"  # moved, and without the shared library's target
+        targets = prefix / "lib/cmake/cbn/cbn-targets.cmake"
+        assert targets.exists()
+    library = "-DCBN_EXAMPLES=cbn::static" if which == "static" else "-DCBN_EXAMPLES=cbn::cbn"
+    run("cmake", "-S", ROOT / "examples/c", "-B", tmp_path / "build", "-G", "Ninja",
+        f"-DCMAKE_PREFIX_PATH={prefix}", library)  # fmt: skip
+    run("cmake", "--build", tmp_path / "build")
+    for name in ("normalize", "layer"):
+        check_output(tmp_path / "build" / name)
+        linked = run("ldd", tmp_path / "build" / name)
+        assert ("libcbn" in linked) == (which != "static")
+
+
+@needs("pkg-config", C)
+@pytest.mark.parametrize("which", ["package", "shared", "static"])
+def test_pkg_config(which, tmp_path, request):
+    prefix = PREFIX if which == "package" else request.getfixturevalue("installed")
+    if which == "static":
+        prefix = shutil.copytree(prefix, tmp_path / "prefix")
+        for shared in prefix.glob("lib/*.so*"):
+            shared.unlink()
+    options = ["--static"] if which == "static" else []
+    flags = run("pkg-config", *options, "--cflags", "--libs", "cbn", PKG_CONFIG_PATH=f"{prefix}/lib/pkgconfig").split()
+    run(C, *STRICT, ROOT / "examples/c/normalize.c", *flags, f"-Wl,-rpath,{prefix}/lib", "-o", tmp_path / "normalize")
+    check_output(tmp_path / "normalize")
+    version = run("pkg-config", "--modversion", "cbn", PKG_CONFIG_PATH=f"{prefix}/lib/pkgconfig")
+    assert version.strip() == cbn.__version__
+
+
+@pytest.fixture(scope="module")
+def cython(tmp_path_factory):
+    """The folder into which the Cython example is installed."""
+    for module in ("Cython", "setuptools"):
+        pytest.importorskip(module)
+    folder = tmp_path_factory.mktemp("cython")
+    example = shutil.copytree(ROOT / "examples/cython", folder / "source")
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "--target", folder / "site",
+        example)  # fmt: skip
+    return folder
+
+
+def python(code, site, **environment):
+    return run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {code}", **environment)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("Cython") is None, reason="needs Cython")
+def test_cython_example(cython):
+    code = """
+import numpy as np, cbn, standardize
+x = np.random.default_rng(0).normal(1e6, 3, (5, 40001))
+expected = cbn.batch_norm(x, training=True, eps=0, axis=0)
+assert standardize.standardize(x, num_threads=2) == 5
+np.testing.assert_array_equal(x, expected)
+assert standardize.standardize(np.empty((0, 3))) == 0
+assert standardize.library() == cbn.__version__
+for arguments in ((None,), (np.ones((2, 2)), -1.0), (np.ones((2, 2)), 0.0, 0), (np.ones((2, 2), np.float32),)):
+    try:
+        standardize.standardize(*arguments)
+    except (TypeError, ValueError):
+        continue
+    raise AssertionError(arguments)
+"""
+    python(f"exec({code!r})", cython / "site")
+    modules = list((cython / "site").glob("standardize*.so"))
+    assert len(modules) == 1
+    if shutil.which("ldd"):
+        assert "libcbn" not in run("ldd", modules[0]), "capsules need no library"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("Cython") is None, reason="needs Cython")
+def test_cython_module_refuses_another_binary_interface(cython, tmp_path):
+    example = shutil.copytree(ROOT / "examples/cython", tmp_path / "source")
+    include = tmp_path / "include"
+    include.mkdir()
+    text = HEADER.read_text()
+    older = re.sub(r"(#define CBN_ABI_VERSION) \d+", r"\1 999", text)
+    assert older != text
+    (include / "cbn.h").write_text(older)
+    setup = example / "setup.py"
+    setup.write_text(setup.read_text().replace("cbn.get_include()", repr(str(include))))
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "--target", tmp_path / "site",
+        example)  # fmt: skip
+    code = "\ntry:\n    import standardize\nexcept ImportError as error:\n    print(error)"
+    printed = python(f"exec({code!r})", tmp_path / "site")
+    assert printed == "cbn must have the binary interface 999; got 1\n"
