@@ -1,7 +1,7 @@
-"""service: a web service that normalizes the arrays which it is sent, with the layer of a file.
+"""array_service: a web service that normalizes the arrays which it is sent, with the layer of a file.
 
     pip install gunicorn
-    CBN_LAYER=layer.npz gunicorn --chdir examples --preload --workers 2 service:app
+    CBN_LAYER=layer.npz gunicorn --chdir examples --preload --workers 2 array_service:app
 
 POST an array as np.save writes it, with the channels on axis 1, and get y back the same way. With --preload the layer
 is loaded, and has made its first call, before the workers are forked from this process: they share its memory, and all

@@ -1,4 +1,4 @@
-"""test_service: gunicorn with --preload, several workers and real requests, as examples/service.py is meant to run."""
+"""test_array_service: gunicorn with --preload, several workers and real requests, as examples/array_service.py is meant to run."""
 
 import http.client
 import importlib
@@ -20,12 +20,12 @@ import cbn
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGER = int(os.environ.get("CBN_TEST_LONGER", "1"))  # factor of the requests, for .ci/full
 HANG = 60  # seconds
-# examples/service.py, whose first call is parallel, in gunicorn's master
+# examples/array_service.py, whose first call is parallel, in gunicorn's master
 MASTER = """
 import os, numpy
 from cbn import runtime
 before = len(os.listdir("/proc/self/task"))
-from service import app
+from array_service import app
 print("threads", before, len(os.listdir("/proc/self/task")), "OpenMP", runtime.config()["openmp"], flush=True)
 """
 
@@ -167,11 +167,11 @@ def test_what_is_no_array_is_refused(tmp_path):
 
 
 def imported(monkeypatch, path):
-    """examples/service.py, started with that layer."""
+    """examples/array_service.py, started with that layer."""
     monkeypatch.setenv("CBN_LAYER", str(path))
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.delitem(sys.modules, "service", raising=False)
-    return importlib.import_module("service")
+    monkeypatch.delitem(sys.modules, "array_service", raising=False)
+    return importlib.import_module("array_service")
 
 
 @pytest.mark.parametrize(

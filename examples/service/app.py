@@ -1,0 +1,129 @@
+"""app: the web service: a page to draw a digit on, predictions, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import engines
+import metrics
+import network
+import numpy as np
+from inputs import JSON, MOST_BYTES, NPY, Images, reader_for, refused
+from pydantic_core import to_json
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+HERE = Path(__file__).parent
+MODEL_FILE = Path(os.environ.get("DIGITS_MODEL", HERE / "model.npz"))
+ENGINE = os.environ.get("DIGITS_ENGINE", "cbn")
+BODY_SECONDS = float(os.environ.get("DIGITS_BODY_SECONDS", "10"))  # to send a body in
+PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_HEADERS = {  # the page gets all that it needs from here, and nobody may frame it
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+if not MODEL_FILE.exists():
+    raise SystemExit(f"DIGITS_MODEL must be a file, which train.py writes; got {MODEL_FILE}")
+PREDICT = engines.load(ENGINE, MODEL_FILE)
+MODEL = network.load(MODEL_FILE)
+SHA256 = hashlib.sha256(MODEL_FILE.read_bytes()).hexdigest()
+metrics.MODEL.labels(ENGINE, SHA256).set(1)
+
+
+def reads_right() -> bool:
+    """Whether it still reads the images of the model file; the first call, before any worker is forked, included."""
+    return bool((PREDICT(MODEL.check_images).argmax(axis=1) == MODEL.check_digits).all())
+
+
+reads_right()
+
+
+async def body_of(request: Request) -> bytes:
+    """The body, if it comes in time and is not too long, whatever its headers say."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise refused(413, "body", f"have at most {MOST_BYTES} bytes", "more")
+    except TimeoutError:
+        raise refused(408, "body", f"come within {BODY_SECONDS:g} seconds", f"{len(body)} bytes of it") from None
+    return bytes(body)
+
+
+async def predict(request: Request) -> Response:
+    """Digits and probabilities. Inline, since the largest batch takes less than a thread would cost all others."""
+    read = reader_for(request.headers)
+    probabilities = PREDICT(read(await body_of(request)))
+    metrics.IMAGES.observe(len(probabilities))
+    if NPY in request.headers.get("accept", ""):
+        file = io.BytesIO()
+        np.lib.format.write_array(file, probabilities, allow_pickle=False)
+        return Response(file.getvalue(), media_type=NPY)
+    digits = probabilities.argmax(axis=1).tolist()
+    rounded = np.round(probabilities.astype(np.float64), 6).tolist()
+    return Response(to_json({"digits": digits, "probabilities": rounded}), media_type=JSON)
+
+
+async def health(request: Request) -> Response:
+    ready = reads_right()
+    state = {"status": "ready" if ready else "the self-check predictions are wrong", "engine": ENGINE}
+    return JSONResponse({**state, "model": SHA256, "accuracy": MODEL.accuracy}, 200 if ready else 503)
+
+
+async def numbers(request: Request) -> Response:
+    return Response(metrics.report(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def schema(request: Request) -> Response:
+    return JSONResponse(Images.model_json_schema())
+
+
+async def page(request: Request) -> Response:
+    return FileResponse(HERE / "page" / PAGE[request.url.path], headers=PAGE_HEADERS)
+
+
+async def http_error(request: Request, error: HTTPException) -> Response:
+    """Every error as JSON; those of Starlette in the words of ours."""
+    headers = dict(error.headers or {})
+    text = error.detail
+    if error.status_code == 404:
+        text = f"path must be one of {', '.join(sorted(PATHS))}; got another"
+    elif error.status_code == 405:
+        text = f"method must be one of {headers['Allow']}; got {request.method}"
+    if error.status_code in (408, 413):  # the rest of the body is not waited for
+        headers["Connection"] = "close"
+    return JSONResponse({"error": text}, error.status_code, headers)
+
+
+async def gone(request: Request, error: Exception) -> Response:
+    """The client went before its body had come: for the metrics alone."""
+    return Response(status_code=499)
+
+
+ROUTES = [
+    *(Route(path, page) for path in PAGE),
+    Route("/predict", predict, methods=["POST"]),
+    Route("/schema", schema),
+    Route("/health", health),
+    Route("/metrics", numbers),
+]
+PATHS = frozenset(route.path for route in ROUTES)
+app = Starlette(
+    routes=ROUTES,
+    middleware=[Middleware(metrics.Measured, paths=PATHS)],
+    exception_handlers={HTTPException: http_error, ClientDisconnect: gone},
+)
