@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 REQUESTS = Counter("digits_requests", "Requests answered.", ["path", "status"])
 SECONDS = Histogram(
     "digits_request_seconds",
-    "From the first byte that the app saw to the end of the answer.",
+    "From the headers of a request to the start of its answer.",
     ["path"],
     buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1, 10),
 )
@@ -35,17 +35,20 @@ class Measured:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status = 500
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
         start = time.perf_counter()
-        try:
-            await self.app(scope, receive, noting)
-        finally:
-            path = scope["path"] if scope["path"] in self.paths else "other"
+        path = scope["path"] if scope["path"] in self.paths else "other"
+
+        def note(status: int) -> None:
             REQUESTS.labels(path, status).inc()
             SECONDS.labels(path).observe(time.perf_counter() - start)
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                note(message["status"])  # before the client knows, who may ask for the metrics next
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception:
+            note(500)
+            raise

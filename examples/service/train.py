@@ -1,14 +1,17 @@
 """train: trains the network of examples/digits.py to read digits that people draw, and writes the model file.
 
-The images are scikit-learn's, 1797 of 8 x 8 pixels. Each epoch sees them turned, sheared, scaled, shifted and thinner or
-thicker anew, since a drawing on a screen is less regular than they are. Takes some seconds. Exit status 1, and no file,
-if the network is not as good as it must be.
+The images are scikit-learn's, 1797 of 8 x 8 pixels. Each epoch sees them turned, sheared, scaled, shifted and thinner
+or thicker anew, since a drawing on a screen is less regular than they are. Takes some seconds. Exit status 1, and no
+file, if the network is not as good as it must be.
 """
 
 import argparse
 import itertools
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # products this small only wait for more; read when NumPy is loaded
 
 import numpy as np
 from scipy.ndimage import affine_transform
