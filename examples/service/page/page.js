@@ -37,8 +37,8 @@ function show() {
 // Centred, and as large as fits: the data set's images are made so of scanned forms.
 function pixels() {
   const points = lines.flat(), size = SIDE * FINE;
-  const [left, right] = [Math.min, Math.max].map((f) => f(...points.map((p) => p.x)));
-  const [top, bottom] = [Math.min, Math.max].map((f) => f(...points.map((p) => p.y)));
+  const most = (choose, axis) => points.reduce((most, point) => choose(most, point[axis]), points[0][axis]);
+  const [left, right, top, bottom] = ["x", "y"].flatMap((axis) => [most(Math.min, axis), most(Math.max, axis)]);
   const scale = (size - PEN) / Math.max(right - left, bottom - top, SMALLEST);
   fine.clearRect(0, 0, size, size);
   draw(fine, PEN, (p) => [size / 2 + (p.x - (left + right) / 2) * scale, size / 2 + (p.y - (top + bottom) / 2) * scale]);
