@@ -1,4 +1,4 @@
-"""test_array_service: gunicorn with --preload, several workers and real requests, as examples/array_service.py is meant to run."""
+"""test_array_service: gunicorn with --preload, several workers and real requests to examples/array_service.py."""
 
 import http.client
 import importlib

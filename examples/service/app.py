@@ -65,7 +65,7 @@ async def body_of(request: Request) -> bytes:
 
 
 async def predict(request: Request) -> Response:
-    """Digits and probabilities. Inline, since the largest batch takes less than a thread would cost all others."""
+    """Digits and probabilities. Inline: a thread costs more than most batches, and JSON holds the GIL in any case."""
     read = reader_for(request.headers)
     probabilities = PREDICT(read(await body_of(request)))
     metrics.IMAGES.observe(len(probabilities))

@@ -30,7 +30,7 @@ def on_torch(path: str | Path) -> Predict:
 
     @torch.inference_mode()
     def predict(images: np.ndarray) -> np.ndarray:
-        return stack(torch.from_numpy(images).flatten(1).float()).numpy()
+        return stack(torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))).numpy()
 
     return predict
 

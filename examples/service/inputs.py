@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from network import SIDE
 from pydantic import BaseModel, FailFast, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-MOST_IMAGES = 1024  # of a request: half a millisecond of work, so that no other request waits long
+MOST_IMAGES = 1024  # of a request: some milliseconds of work, nearly all to read JSON, in which others wait
 MOST_BYTES = 1 << 20  # of a request: so many images in JSON, spaced generously
 MOST_SHOWN = 60  # characters of a wrong value
 JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
@@ -54,7 +55,9 @@ def shown(value: Any) -> str:
 def of_json(body: bytes) -> np.ndarray:
     """Images of a JSON body."""
     try:
-        return np.array(Images.model_validate_json(body).images, np.uint8)
+        rows = chain.from_iterable(Images.model_validate_json(body).images)
+        # bytes are made of integers several times as fast as arrays are made of lists in lists
+        return np.frombuffer(bytearray(chain.from_iterable(rows)), np.uint8).reshape(-1, SIDE, SIDE)
     except ValidationError as failure:
         error = failure.errors(include_url=False)[0]
     if error["type"] == "json_invalid":
