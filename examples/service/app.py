@@ -24,7 +24,7 @@ from starlette.routing import Route
 HERE = Path(__file__).parent
 MODEL_FILE = Path(os.environ.get("DIGITS_MODEL", HERE / "model.npz"))
 ENGINE = os.environ.get("DIGITS_ENGINE", "cbn")
-BODY_SECONDS = float(os.environ.get("DIGITS_BODY_SECONDS", "10"))  # to send a body in
+SECONDS = float(os.environ.get("DIGITS_SECONDS", "10"))  # to send a body in; worker.py gives headers as many
 PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 PAGE_HEADERS = {  # the page gets all that it needs from here, and nobody may frame it
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -54,13 +54,13 @@ async def body_of(request: Request) -> bytes:
     """The body, if it comes in time and is not too long, whatever its headers say."""
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MOST_BYTES:
                     raise refused(413, "body", f"have at most {MOST_BYTES} bytes", "more")
     except TimeoutError:
-        raise refused(408, "body", f"come within {BODY_SECONDS:g} seconds", f"{len(body)} bytes of it") from None
+        raise refused(408, "body", f"come within {SECONDS:g} seconds", f"{len(body)} bytes of it") from None
     return bytes(body)
 
 
@@ -96,8 +96,9 @@ async def page(request: Request) -> Response:
     return FileResponse(HERE / "page" / PAGE[request.url.path], headers=PAGE_HEADERS)
 
 
-async def http_error(request: Request, error: HTTPException) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
     """Every error as JSON; those of Starlette in the words of ours."""
+    assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     text = error.detail
     if error.status_code == 404:

@@ -12,13 +12,11 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ os.environ.update(dict.fromkeys(("CBN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS
 import engines
 import numpy as np
 from loaded import HERE, WORKERS, Loaded, Workload
+
+import cbn
 
 BATCHES = (1, 64)
 PACKAGES = ("numpy", "torch", "onnxruntime", "gunicorn", "uvicorn", "starlette", "pydantic")
@@ -84,23 +84,30 @@ def measure(model: Path, rounds: int, seconds: float, folder: Path) -> list[dict
     return records
 
 
+def median(records: list[dict[str, Any]], engine: str, *keys: str) -> float:
+    """The median over an engine's records of what stands under these keys."""
+    values: list[Any] = [record for record in records if record["engine"] == engine]
+    for key in keys:
+        values = [value[key] for value in values]
+    return statistics.median(values)
+
+
 def table(records: list[dict[str, Any]], network: dict[str, dict[str, float]]) -> str:
     """Medians as Markdown, the engines beside each other."""
     names = list(engines.ENGINES)
 
-    def row(label: str, value: Callable[[dict[str, Any]], float], form: str) -> str:
-        cells = [statistics.median(value(r) for r in records if r["engine"] == name) for name in names]
-        return f"| {label} | " + " | ".join(form.format(cell) for cell in cells) + " |"
+    def row(label: str, form: str, *keys: str) -> str:
+        return f"| {label} | " + " | ".join(form.format(median(records, name, *keys)) for name in names) + " |"
 
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     for load in records[0]["loads"]:
-        lines.append(row(f"{load}: requests per second", lambda r, x=load: r["loads"][x]["per_second"], "{:,.0f}"))
-        lines.append(row("p50, ms", lambda r, x=load: r["loads"][x]["p50_ms"], "{:.2f}"))
-        lines.append(row("p99, ms", lambda r, x=load: r["loads"][x]["p99_ms"], "{:.2f}"))
-    lines.append(row("cold start, s", lambda r: r["cold_start"], "{:.2f}"))
-    lines.append(row("memory of a worker: proportional, MB", lambda r: r["memory"]["pss"], "{:.0f}"))
-    lines.append(row("memory of a worker: its own alone, MB", lambda r: r["memory"]["uss"], "{:.0f}"))
-    lines.append(row("memory of the service, MB", lambda r: r["memory"]["service"], "{:.0f}"))
+        lines.append(row(f"{load}: requests per second", "{:,.0f}", "loads", load, "per_second"))
+        lines.append(row("p50, ms", "{:.2f}", "loads", load, "p50_ms"))
+        lines.append(row("p99, ms", "{:.2f}", "loads", load, "p99_ms"))
+    lines.append(row("cold start, s", "{:.2f}", "cold_start"))
+    lines.append(row("memory of a worker: proportional, MB", "{:.0f}", "memory", "pss"))
+    lines.append(row("memory of a worker: its own alone, MB", "{:.0f}", "memory", "uss"))
+    lines.append(row("memory of the service, MB", "{:.0f}", "memory", "service"))
     for batch in BATCHES:
         cells = " | ".join(f"{network[name][str(batch)]:.0f}" for name in names)
         lines.append(f"| network without service, batch {batch}, µs | {cells} |")
@@ -126,8 +133,14 @@ def main() -> int:
         records = measure(Path(model), rounds, seconds, folder)
         network = alone(Path(model), calls)
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    setting = {"python": platform.python_version(), "cpus": os.cpu_count(), "machine": platform.machine(), **versions}
-    setting |= {"workers": WORKERS, "rounds": rounds, "seconds": seconds, "load_average_before": load_before}
+    setting = {
+        **cbn.runtime.config(),
+        **versions,
+        "workers": WORKERS,
+        "rounds": rounds,
+        "seconds": seconds,
+        "load_average_before": load_before,
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     answer = {"setting": setting, "records": records, "network_us": network}
     (args.out / "load.json").write_text(json.dumps(answer, indent=1) + "\n")

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # products this small only wait for more; read when NumPy is loaded
@@ -25,11 +26,12 @@ EPOCHS = 60
 BATCH = 64
 LEARNING_RATE = 0.3
 SEED = 0
+Labelled = tuple[np.ndarray, np.ndarray]  # images, digits
 CHECKED = 16  # images that go into the file, for the self-check of the service
 REQUIRED_ACCURACY = 0.97
 
 
-def load_images(rng: np.random.Generator):
+def load_images(rng: np.random.Generator) -> tuple[Labelled, Labelled]:
     """Images of 0 to 255 as uint8, digits; shuffled, three quarters for training."""
     data = load_digits()
     order = rng.permutation(len(data.target))
@@ -50,7 +52,7 @@ def distorted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(grey * 255), 0, 255)
 
 
-def batches(images: np.ndarray, digits: np.ndarray, rng: np.random.Generator):
+def batches(images: np.ndarray, digits: np.ndarray, rng: np.random.Generator) -> Iterator[Labelled]:
     """One epoch: each image once, distorted, as float32 (N, 64) of whole numbers; with its digit."""
     order = rng.permutation(len(images))
     for start in range(0, len(order) - BATCH + 1, BATCH):
@@ -59,7 +61,7 @@ def batches(images: np.ndarray, digits: np.ndarray, rng: np.random.Generator):
         yield x.reshape(BATCH, -1).astype(np.float32), digits[rows]
 
 
-def train(epochs: int):
+def train(epochs: int) -> tuple[Network, Labelled]:
     """Return the trained network, and images and digits that it has not seen."""
     rng = np.random.default_rng(SEED)
     training, test = load_images(rng)

@@ -1,5 +1,7 @@
 """worker: uvicorn's worker for gunicorn, with limits that it does not have by itself."""
 
+import asyncio
+import os
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -7,20 +9,40 @@ from uvicorn_worker import UvicornWorker
 
 MOST_HEADER_BYTES = 1 << 16
 MOST_CONNECTIONS = 512  # of a worker; each may hold a body in memory
+SECONDS = float(os.environ.get("DIGITS_SECONDS", "10"))  # to send headers in; app.py gives a body as many
 
 
 class Protocol(HttpToolsProtocol):
-    """Refuses headers without end, which would otherwise fill the memory."""
+    """Refuses headers that would fill the memory, and connections that would wait for theirs without end."""
 
     in_headers = False
     header_bytes = 0
+    deadline: asyncio.TimerHandle | None = None
+
+    def expect_headers(self) -> None:
+        self.stop_waiting()
+        self.deadline = self.loop.call_later(SECONDS, self.transport.close)
+
+    def stop_waiting(self) -> None:
+        if self.deadline:
+            self.deadline.cancel()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.stop_waiting()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         self.in_headers, self.header_bytes = True, 0
+        self.expect_headers()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self.in_headers = False
+        self.stop_waiting()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

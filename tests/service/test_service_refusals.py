@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import JSON, NPY, RAW, Service, as_json, saved, some_images
+from serving import JSON, NPY, RAW, Service, as_json, saved, some_images, until
 
 IMAGE = [[0] * 8] * 8
 MOST_BYTES = 1 << 20
@@ -173,13 +173,24 @@ def test_a_client_that_goes_before_its_body_has_come(service):
     assert service.predict(as_json(some_images(1)))[0] == 200
 
 
-def test_a_body_that_does_not_come(model, tmp_path):
-    with Service(model, tmp_path, DIGITS_BODY_SECONDS="0.2") as impatient:
+def test_what_does_not_come(model, tmp_path):
+    with Service(model, tmp_path, DIGITS_SECONDS="0.2") as impatient:
+        for beginning in (b"", b"GET /health HTTP/1.1\r\nHost:"):
+            assert answer_to(impatient, beginning) == b"", "it must have been closed"
         answer = answer_to(
             impatient,
             b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n123",
         )
     assert answer.startswith(b"HTTP/1.1 408") and b"connection: close" in answer
+
+
+def test_too_many_connections(model, tmp_path):
+    with Service(model, tmp_path, workers=1) as service:
+        waiting = [service.raw(b"") for _ in range(520)]
+        until(lambda: service.ask("GET", "/health")[0] == 503)
+        for connection in waiting:
+            connection.close()
+        until(lambda: service.ask("GET", "/health")[0] == 200)
 
 
 def test_headers_without_end(service):
