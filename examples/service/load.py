@@ -2,13 +2,15 @@
 
     python load.py --out results
 
-Needs wrk on the PATH, torch, onnxruntime and onnx. Each engine gets one thread in each worker. Each round starts every
-engine once, in a new order, so that what else the machine does falls on all of them.
+Needs wrk on the PATH, torch, onnxruntime and onnx. Each engine gets one thread in each worker. The engines take turns
+of seconds, in an order that changes, and medians are of the calmer half of the turns, so that what else the machine
+does falls on all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -65,52 +67,72 @@ def alone(model: Path, calls: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure(model: Path, rounds: int, seconds: float, folder: Path) -> list[dict[str, Any]]:
-    """One record for each start of each engine."""
-    records, names = [], list(engines.ENGINES)
-    loads = workloads(folder)
+def started(model: Path, rounds: int, loads: list[Workload]) -> list[dict[str, Any]]:
+    """How each engine starts, and what memory it takes after some work; each alone, since services share libraries."""
+    records = []
     for k in range(rounds):
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            print(f"round {k + 1} of {rounds}: {name}", end="", flush=True)
+        for name in in_turn(k):
+            print(f"starts, {k + 1} of {rounds}: {name}", flush=True)
             with Loaded(name, model) as service:
-                figures = {}
                 for load in loads:
-                    figures[f"{load.name}, batch {load.batch}"] = service.under(load, seconds)
-                    print(".", end="", flush=True)
-                records.append(
-                    {"engine": name, "cold_start": service.cold_start, "memory": service.memory(), "loads": figures}
-                )
-            print(f" {figures['JSON, batch 1']['per_second']:.0f} predictions of one image per second", flush=True)
+                    service.under(load, 1)
+                records.append({"engine": name, "cold_start": service.cold_start, "memory": service.memory()})
     return records
 
 
-def median(records: list[dict[str, Any]], engine: str, *keys: str) -> float:
-    """The median over an engine's records of what stands under these keys."""
-    values: list[Any] = [record for record in records if record["engine"] == engine]
-    for key in keys:
-        values = [value[key] for value in values]
-    return statistics.median(values)
+def loaded(model: Path, rounds: int, seconds: int, loads: list[Workload]) -> list[dict[str, Any]]:
+    """What each engine does under each load; all services wait while one works, so that the turns are short."""
+    records = []
+    with contextlib.ExitStack() as stack:
+        services = {name: stack.enter_context(Loaded(name, model)) for name in engines.ENGINES}
+        for k in range(rounds):
+            print(f"loads, {k + 1} of {rounds}", flush=True)
+            for load in loads:
+                for name in in_turn(k):
+                    figures = services[name].under(load, seconds)
+                    records.append({"engine": name, "load": f"{load.name}, batch {load.batch}", **figures})
+    return records
 
 
-def table(records: list[dict[str, Any]], network: dict[str, dict[str, float]]) -> str:
+def in_turn(k: int) -> list[str]:
+    """The engines in an order that changes."""
+    names = list(engines.ENGINES)
+    return names[k % len(names) :] + names[: k % len(names)]
+
+
+def calmer_half(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the records in which other programs took the least of the CPUs."""
+    return sorted(records, key=lambda record: record["others"])[: (len(records) + 1) // 2]
+
+
+def table(answer: dict[str, Any]) -> str:
     """Medians as Markdown, the engines beside each other."""
     names = list(engines.ENGINES)
 
-    def row(label: str, form: str, *keys: str) -> str:
-        return f"| {label} | " + " | ".join(form.format(median(records, name, *keys)) for name in names) + " |"
+    def row(label: str, form: str, values: dict[str, list[float]]) -> str:
+        return f"| {label} | " + " | ".join(form.format(statistics.median(values[name])) for name in names) + " |"
 
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for load in records[0]["loads"]:
-        lines.append(row(f"{load}: requests per second", "{:,.0f}", "loads", load, "per_second"))
-        lines.append(row("p50, ms", "{:.2f}", "loads", load, "p50_ms"))
-        lines.append(row("p99, ms", "{:.2f}", "loads", load, "p99_ms"))
-    lines.append(row("cold start, s", "{:.2f}", "cold_start"))
-    lines.append(row("memory of a worker: proportional, MB", "{:.0f}", "memory", "pss"))
-    lines.append(row("memory of a worker: its own alone, MB", "{:.0f}", "memory", "uss"))
-    lines.append(row("memory of the service, MB", "{:.0f}", "memory", "service"))
+    for load in dict.fromkeys(record["load"] for record in answer["loads"]):
+        of_load = {n: [r for r in answer["loads"] if (r["engine"], r["load"]) == (n, load)] for n in names}
+        calm = {name: calmer_half(records) for name, records in of_load.items()}
+        for label, form, key in [
+            (f"{load}: requests per second", "{:,.0f}", "per_second"),
+            ("p50, ms", "{:.2f}", "p50_ms"),
+            ("p99, ms", "{:.2f}", "p99_ms"),
+        ]:
+            lines.append(row(label, form, {name: [r[key] for r in calm[name]] for name in names}))
+    starts = {name: [record for record in answer["starts"] if record["engine"] == name] for name in names}
+    lines.append(row("cold start, s", "{:.2f}", {name: [r["cold_start"] for r in starts[name]] for name in names}))
+    for label, key in [
+        ("memory of a worker, shared pages in proportion, MB", "pss"),
+        ("memory of a worker, its own pages, MB", "uss"),
+        ("memory of the service, MB", "service"),
+    ]:
+        lines.append(row(label, "{:.0f}", {name: [r["memory"][key] for r in starts[name]] for name in names}))
     for batch in BATCHES:
-        cells = " | ".join(f"{network[name][str(batch)]:.0f}" for name in names)
-        lines.append(f"| network without service, batch {batch}, µs | {cells} |")
+        alone_us = {name: [answer["network_us"][name][str(batch)]] for name in names}
+        lines.append(row(f"the network alone, batch {batch}, µs", "{:.0f}", alone_us))
     return "\n".join(lines) + "\n"
 
 
@@ -124,28 +146,21 @@ def main() -> int:
         parser.error("wrk must be on the PATH; got none (Debian has a package)")
     if not args.model.exists():
         parser.error(f"--model must be a file, which train.py writes; got {args.model}")
-    rounds, seconds, calls = (1, 1, 100) if args.quick else (5, 5, 3000)
+    rounds, seconds, calls = (1, 1, 100) if args.quick else (10, 2, 3000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = shutil.copy(args.model, folder)
         Path(model).with_suffix(".onnx").write_bytes(engines.onnx_model(model).SerializeToString())
-        load_before = os.getloadavg()[0]
-        records = measure(Path(model), rounds, seconds, folder)
-        network = alone(Path(model), calls)
+        loads = workloads(folder)
+        starts = started(Path(model), min(rounds, 3), loads)
+        answer: dict[str, Any] = {"starts": starts, "loads": loaded(Path(model), rounds, seconds, loads)}
+        answer |= {"network_us": alone(Path(model), calls)}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    setting = {
-        **cbn.runtime.config(),
-        **versions,
-        "workers": WORKERS,
-        "rounds": rounds,
-        "seconds": seconds,
-        "load_average_before": load_before,
-    }
+    answer |= {"setting": {**cbn.runtime.config(), **versions, "workers": WORKERS, "seconds": seconds}}
     args.out.mkdir(parents=True, exist_ok=True)
-    answer = {"setting": setting, "records": records, "network_us": network}
     (args.out / "load.json").write_text(json.dumps(answer, indent=1) + "\n")
-    (args.out / "load.md").write_text(table(records, network))
-    print(table(records, network))
+    (args.out / "load.md").write_text(table(answer))
+    print(table(answer))
     return 0
 
 

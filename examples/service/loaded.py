@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 WORKERS = 2
+TICKS = os.sysconf("SC_CLK_TCK")  # of a second
 START_SECONDS = 120  # after which it has failed
 
 
@@ -82,23 +83,47 @@ class Loaded:
         finally:
             connection.close()
 
-    def under(self, workload: Workload, seconds: float) -> dict[str, float]:
-        """wrk's figures."""
+    def pids(self) -> list[int]:
+        """The master, and the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [self.process.pid, *map(int, children.split())]
+
+    def own_cpu(self) -> float:
+        """CPU seconds of the service and of wrk, so far."""
+        times = os.times()
+        ticks = sum(sum(map(int, fields(f"/proc/{pid}/stat")[13:15])) for pid in self.pids())
+        return ticks / TICKS + times.children_user + times.children_system
+
+    def under(self, workload: Workload, seconds: int) -> dict[str, float]:
+        """wrk's figures, and `others`: the share of all CPUs that other programs took meanwhile."""
         command = ["wrk", "-t1", f"-c{workload.connections}", f"-d{seconds}s", "-s", str(HERE / "load.lua")]
         command += [f"http://127.0.0.1:{self.port}/predict", "--"]
         command += [str(workload.body), workload.content_type, workload.accept]
+        start, busy, own = time.perf_counter(), busy_cpu(), self.own_cpu()
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10 * seconds + 60)
+        others = busy_cpu() - busy - (self.own_cpu() - own)
         figures = json.loads(done.stdout.splitlines()[-1])
+        figures["others"] = others / (time.perf_counter() - start) / (os.cpu_count() or 1)
         if figures["errors"] or not figures["requests"]:
             raise RuntimeError(f"all requests must be answered with 200; got {figures}")
         return figures
 
     def memory(self) -> dict[str, Any]:
         """MB: the proportional and the unique set of a worker, and the proportional set of master and workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        workers = [rollup(int(pid)) for pid in children]
+        master, *workers = map(rollup, self.pids())
         mean = {name: sum(worker[name] for worker in workers) / len(workers) for name in ("pss", "uss")}
-        return {**mean, "service": rollup(self.process.pid)["pss"] + sum(worker["pss"] for worker in workers)}
+        return {**mean, "service": master["pss"] + sum(worker["pss"] for worker in workers)}
+
+
+def fields(path: str) -> list[str]:
+    """The words of the first line of a file of /proc, in which the name of a program has no spaces here."""
+    return Path(path).read_text().partition("\n")[0].split()
+
+
+def busy_cpu() -> float:
+    """CPU seconds that all programs took so far: all but idle and waiting."""
+    ticks = list(map(int, fields("/proc/stat")[1:9]))
+    return (sum(ticks) - ticks[3] - ticks[4]) / TICKS
 
 
 def rollup(pid: int) -> dict[str, float]:
