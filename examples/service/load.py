@@ -113,15 +113,19 @@ def table(answer: dict[str, Any]) -> str:
         return f"| {label} | " + " | ".join(form.format(statistics.median(values[name])) for name in names) + " |"
 
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    others: dict[str, list[float]] = {name: [] for name in names}
     for load in dict.fromkeys(record["load"] for record in answer["loads"]):
         of_load = {n: [r for r in answer["loads"] if (r["engine"], r["load"]) == (n, load)] for n in names}
         calm = {name: calmer_half(records) for name, records in of_load.items()}
+        for name in names:
+            others[name] += [record["others"] for record in calm[name]]
         for label, form, key in [
             (f"{load}: requests per second", "{:,.0f}", "per_second"),
             ("p50, ms", "{:.2f}", "p50_ms"),
             ("p99, ms", "{:.2f}", "p99_ms"),
         ]:
             lines.append(row(label, form, {name: [r[key] for r in calm[name]] for name in names}))
+    lines.append(row("CPUs that other programs took meanwhile", "{:.0%}", others))
     starts = {name: [record for record in answer["starts"] if record["engine"] == name] for name in names}
     lines.append(row("cold start, s", "{:.2f}", {name: [r["cold_start"] for r in starts[name]] for name in names}))
     for label, key in [
