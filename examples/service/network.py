@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def save(path: str | Path, model: Model) -> None:
     np.savez(path, **arrays, **{name: getattr(model, name) for name in names})
 
 
-def load(path: str | Path, activation: str | None = None) -> Model:
+def load(path: str | Path, activation: Literal["relu"] | None = None) -> Model:
     """Read a model file; the norms after linear layers get that activation, which is computed in the same pass."""
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)

@@ -19,7 +19,7 @@ from scipy.ndimage import affine_transform
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # examples/
-from digits import Network
+from digits import Linear, Network
 from network import SIDE, SIZES, Model, input_norm, save
 
 EPOCHS = 60
@@ -83,11 +83,11 @@ def as_model(network: Network, images: np.ndarray, digits: np.ndarray) -> Model:
     x = images.reshape(len(images), -1)
     accuracy = network.accuracy(x, digits)
     right = np.flatnonzero(network.train(False)(x).argmax(axis=1) == digits)[:CHECKED]
-    linear = [layer for layer in network.layers if hasattr(layer, "weight") and layer not in network.norms]
+    linear = [layer for layer in network.layers if isinstance(layer, Linear)]
+    bias = linear[-1].bias
+    assert bias is not None, "the last layer, which no norm follows, has one"
     pixels, *norms = network.norms
-    return Model(
-        pixels, [layer.weight for layer in linear], norms, linear[-1].bias, accuracy, images[right], digits[right]
-    )
+    return Model(pixels, [layer.weight for layer in linear], norms, bias, accuracy, images[right], digits[right])
 
 
 def main() -> int:
