@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -88,7 +87,14 @@ int posix_memalign(void **memory, size_t alignment, size_t size)
 
 /* --- crashes --- */
 
-/* Whose code it was: the modules up the stack, the innermost first. */
+static void say(const char *text)
+{
+    if (write(2, text, strlen(text)) < 0)
+        _exit(1);
+}
+
+/* Whose code it was: the modules up the stack, the innermost first. Nothing here may allocate: the crash may be one of
+ * malloc, whose lock is then taken. */
 static void tell(int number)
 {
     void *frames[48];
@@ -96,7 +102,7 @@ static void tell(int number)
     const int count = backtrace(frames, 48);
     for (int i = 1; i < count; i++) /* the first is this handler */
         if (dladdr(frames[i], &info) && info.dli_fname)
-            dprintf(2, "in %s\n", info.dli_fname);
+            say("in "), say(info.dli_fname), say("\n");
     signal(number, SIG_DFL);
     raise(number);
 }
