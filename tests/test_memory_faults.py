@@ -39,6 +39,10 @@ def is_ours(crash):
     return not modules or "_core.abi3" in modules[0]
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="CPython 3.12.1 and 3.13.0 crash by themselves, or run nonsense, after an allocation for a generator failed",
+)
 def test_each_allocation(hooks):
     """All that CBN_ALL_FAULTS asks for, else what takes seconds."""
     names = [] if os.environ.get("CBN_ALL_FAULTS") else ["--but", LONG]
