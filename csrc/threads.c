@@ -30,10 +30,10 @@ unsigned long long cbn_fp_enter(void)
     _mm_setcsr(0x1f80);
     return saved;
 #elif defined(__aarch64__)
-    unsigned long long saved, standard = 0;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(standard));
-    return saved;
+    unsigned long long control, status;
+    __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(control), "=r"(status));
+    __asm__ volatile("msr fpcr, xzr");
+    return status << 32 | control; /* both have 32 bits */
 #else
     return 0;
 #endif
@@ -44,7 +44,7 @@ void cbn_fp_leave(unsigned long long saved)
 #if defined(__SSE2__)
     _mm_setcsr((unsigned)saved);
 #elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+    __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(saved & 0xffffffff), "r"(saved >> 32));
 #else
     (void)saved;
 #endif
