@@ -215,6 +215,7 @@ void cbn_give_threads(void)
 
 /* --- fork --- */
 
+#ifndef _WIN32 /* which has none */
 #if defined(__GNUC__) && !defined(__clang__)
 /* A child of fork has the threads of GNU's runtime in its books but not in its process, and would wait for them for
  * ever. Ending them before the fork lets both sides start new ones. LLVM's runtime looks after itself, and does not
@@ -235,10 +236,14 @@ static void in_child(void)
     set_started(0);
 }
 
+#endif
+
 __attribute__((constructor)) static void prepare(void)
 {
     knows_started = !pthread_key_create(&started, NULL);
+#ifndef _WIN32
     pthread_atfork(before_fork, NULL, in_child);
+#endif
 }
 
 /* --- a team --- */

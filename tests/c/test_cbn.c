@@ -14,8 +14,9 @@ static const struct part {
 } parts[] = {
     {"bits", check_bits, 1},   {"images", check_images, 1},         {"edges", check_edges, 1},
     {"faults", check_faults, 1}, {"state", check_state, 1},         {"concurrent", check_concurrent, 1},
-    {"fork", check_fork, 1},
-    {"huge", check_huge, 0},   {"huge_outputs", check_huge_outputs, 0},
+#ifndef _WIN32 /* which has neither fork nor mmap */
+    {"fork", check_fork, 1},   {"huge", check_huge, 0},             {"huge_outputs", check_huge_outputs, 0},
+#endif
 };
 
 static void run(const struct part *part)

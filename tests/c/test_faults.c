@@ -45,10 +45,12 @@ void *__wrap_calloc(size_t count, size_t size)
     return may_have() ? __real_calloc(count, size) : NULL;
 }
 
+#ifndef _WIN32 /* which has no such function */
 void *__wrap_aligned_alloc(size_t alignment, size_t size)
 {
     return may_have() ? __real_aligned_alloc(alignment, size) : NULL;
 }
+#endif
 
 void *__wrap_realloc(void *from, size_t size)
 {
