@@ -68,13 +68,16 @@ static void set_state(uint64_t state)
 }
 #endif
 
-/* a number of the states of the threads that a team of the caller's would have now */
+/* A number of the states of the threads that a team of the caller's would have now. Of one thread there is none, for
+ * which LLVM's runtime would clear the flags. */
 static uint64_t of_team(int threads)
 {
     uint64_t all = 0;
 #ifdef _OPENMP
+    if (threads > 1) {
 #pragma omp parallel num_threads(threads) reduction(+ : all)
-    all += get_state() * (uint64_t)(omp_get_thread_num() + 1);
+        all += get_state() * (uint64_t)(omp_get_thread_num() + 1);
+    }
 #else
     (void)threads;
 #endif
