@@ -1,4 +1,4 @@
-# aarch64-linux-gnu: how the C library is cross-compiled for Linux on aarch64: --toolchain cmake/aarch64-linux-gnu.cmake
+# aarch64-linux-gnu: cross-compiles for Linux on aarch64: -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)

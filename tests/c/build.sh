@@ -1,5 +1,6 @@
 # build.sh: how the C library is built with warnings as errors, and its tests; for the scripts beside it, which source it.
-# CC is the compiler, $build the directory for what comes out. CMake and Ninja are installed there where they are missing.
+# CC is the compiler, $build the directory for what comes out, $cmake_options more of CMake's. CMake and Ninja are
+# installed there where they are missing.
 export OMP_WAIT_POLICY=passive # many threads on few CPUs: those that wait must not spin
 CC=${CC:-gcc}
 build=$(mktemp -d)
@@ -31,8 +32,12 @@ library() { # name, compiler flags (without -O: as it is released): the static l
 program() { # name, compiler flags, what the library has already been built with: its tests, as $build/name.tests
     local name=$1
     shift
-    "$CC" -std=c11 $warn -D_DEFAULT_SOURCE -Icsrc/include "$@" tests/c/*.c ${instead:-} "$library" $wrapped -pthread \
+    "$CC" -std=c11 $warn -D_DEFAULT_SOURCE -Icsrc/include "$@" ${test_sources:-tests/c/*.c} ${instead:-} "$library" $wrapped -pthread \
         -lm -o "$build/$name.tests"
+}
+
+results() { # of a run of the tests, on stdin: each part's name and bits
+    awk '/ bits / {print $1, $NF}'
 }
 
 tests() { # name, compiler flags: the library and its tests
