@@ -109,6 +109,15 @@ int cbn_openmp_max_threads(void)
 
 int cbn_openmp_num_procs(void)
 {
+#if defined(__clang__) && defined(__linux__) /* LLVM's runtime counts them when it starts, and never again */
+    unsigned long cpus[128]; /* bits of 8192, the most that Linux has */
+    const long size = syscall(SYS_sched_getaffinity, 0, sizeof cpus, cpus);
+    int count = 0;
+    for (long i = 0; i < size / (long)sizeof *cpus; i++)
+        count += __builtin_popcountl(cpus[i]);
+    if (count > 0)
+        return count;
+#endif
     return omp_get_num_procs();
 }
 
