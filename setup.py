@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -24,12 +25,14 @@ class BuildExt(build_ext):
     def run(self):
         package = Path(self.get_ext_fullpath("cbn._core")).parent.absolute()
         work = Path(self.build_temp, "cmake").absolute()
+        for stale in (work, package / "lib"):  # of another compiler, of tools that were there only then
+            shutil.rmtree(stale, ignore_errors=True)
         options = {
             "CMAKE_INSTALL_PREFIX": package,
             "CMAKE_INSTALL_LIBDIR": "lib",
             "CMAKE_INSTALL_BINDIR": ".",  # of a DLL, which is looked for beside the extension
             "CMAKE_C_FLAGS": f"{os.environ.get('CFLAGS', '')} -g0 -fno-asynchronous-unwind-tables",  # half the size
-            "CBN_OPENMP": os.environ.get("CBN_OPENMP", "1") != "0",
+            "CBN_OPENMP": os.environ.get("CBN_OPENMP") or "ON",
             "CBN_STATIC": False,
             "CBN_NAMELINK": False,  # wheels have no symbolic links
         }

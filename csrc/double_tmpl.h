@@ -21,19 +21,19 @@ static CBN_INLINE struct FN(triple) FN(triple_at)(const struct cbn_second *of, p
 
 /* --- the sum of (ddx - mean of ddx) * rest(dy), by channel --- */
 
-static CBN_INLINE double FN(product)(const struct cbn_second *of, const struct numbers_one *n, ptrdiff_t i,
+static CBN_INLINE double FN(product)(const struct cbn_second *of, const struct cbn_numbers_one *n, ptrdiff_t i,
                                      int training)
 {
     const T *x = of->x, *ddx = of->ddx, *dy = of->dy;
-    return product_of_one((double)GET(x[i]), (double)GET(ddx[i]), (double)GET(dy[i]), n, training);
+    return cbn_product_of_one((double)GET(x[i]), (double)GET(ddx[i]), (double)GET(dy[i]), n, training);
 }
 
 /* A part of a row of channel c, from zero and then onto its lanes. */
 static CBN_INLINE void FN(add_products)(double *lanes, const struct cbn_second *of, ptrdiff_t c, ptrdiff_t at,
                                         ptrdiff_t length, int training)
 {
-    const struct numbers_one n = cbn_numbers_of(of, c);
-    const struct numbers_vec numbers = cbn_numbers_along(of, c);
+    const struct cbn_numbers_one n = cbn_numbers_of(of, c);
+    const struct cbn_numbers_vec numbers = cbn_numbers_along(of, c);
     double s[CBN_LANES];
     cbn_vec sums[CBN_VECS];
     ptrdiff_t i = 0;
@@ -43,7 +43,7 @@ static CBN_INLINE void FN(add_products)(double *lanes, const struct cbn_second *
         CBN_UNROLL for (int v = 0; v < CBN_VECS; v += (int)DOUBLES) {
             const struct FN(triple) values = FN(triple_at)(of, at + i + v * CBN_VEC);
             CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
-                sums[v + (int)u] += product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
+                sums[v + (int)u] += cbn_product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
         }
     memcpy(s, sums, sizeof s);
     for (int l = 0; i < length; l++, i++)
@@ -60,12 +60,12 @@ static CBN_INLINE void FN(add_products_across)(double *to, const struct cbn_seco
     for (; c + AVEC <= channels; c += AVEC) {
         const struct FN(triple) values = FN(triple_at)(of, at + c);
         CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++) {
-            const struct numbers_vec n = cbn_numbers_across(of, first + c + u * CBN_VEC);
-            CBN_LOAD(to + c, u) += product_of_vec(values.x[u], values.ddx[u], values.dy[u], &n, training);
+            const struct cbn_numbers_vec n = cbn_numbers_across(of, first + c + u * CBN_VEC);
+            CBN_LOAD(to + c, u) += cbn_product_of_vec(values.x[u], values.ddx[u], values.dy[u], &n, training);
         }
     }
     for (; c < channels; c++) {
-        const struct numbers_one n = cbn_numbers_of(of, first + c);
+        const struct cbn_numbers_one n = cbn_numbers_of(of, first + c);
         to[c] += FN(product)(of, &n, at + c, training);
     }
 }
@@ -111,13 +111,13 @@ static CBN_INLINE void FN(products_columns_of)(double *dot, const struct cbn_sec
             continue;
         }
         for (ptrdiff_t c = 0; c < channels; c++) {
-            const struct numbers_one n = cbn_numbers_of(of, first + c);
-            const struct numbers_vec numbers = cbn_numbers_along(of, first + c);
+            const struct cbn_numbers_one n = cbn_numbers_of(of, first + c);
+            const struct cbn_numbers_vec numbers = cbn_numbers_along(of, first + c);
             ptrdiff_t j = c * inner;
             for (; j + AVEC <= (c + 1) * inner; j += AVEC) {
                 const struct FN(triple) values = FN(triple_at)(of, row + j);
                 CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
-                    CBN_LOAD(to + j, u) += product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
+                    CBN_LOAD(to + j, u) += cbn_product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
             }
             for (; j < (c + 1) * inner; j++)
                 to[j] += FN(product)(of, &n, row + j, training);
@@ -137,22 +137,22 @@ static void FN(products_columns)(double *dot, const struct cbn_second *of, ptrdi
 
 /* --- outputs --- */
 
-static CBN_INLINE void FN(second_one)(const struct cbn_second *of, const struct numbers_one *n, ptrdiff_t i)
+static CBN_INLINE void FN(second_one)(const struct cbn_second *of, const struct cbn_numbers_one *n, ptrdiff_t i)
 {
     const T *ddx = of->ddx, *dy = of->dy;
     double x = (double)GET(((const T *)of->x)[i]);
-    const double ddy = second_of_one(&x, (double)GET(ddx[i]), (double)GET(dy[i]), n, of->training);
+    const double ddy = cbn_second_of_one(&x, (double)GET(ddx[i]), (double)GET(dy[i]), n, of->training);
     ((T *)of->ddy)[i] = FROM_DOUBLE(ddy);
     ((T *)of->dx)[i] = FROM_DOUBLE(x);
 }
 
 /* AVEC values from index i on. */
-static CBN_INLINE void FN(second_values)(const struct cbn_second *of, const struct numbers_vec *n, ptrdiff_t i)
+static CBN_INLINE void FN(second_values)(const struct cbn_second *of, const struct cbn_numbers_vec *n, ptrdiff_t i)
 {
     struct FN(triple) values = FN(triple_at)(of, i);
     cbn_vec ddy[DOUBLES];
     CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
-        ddy[u] = second_of_vec(&values.x[u], values.ddx[u], values.dy[u], n + u, of->training);
+        ddy[u] = cbn_second_of_vec(&values.x[u], values.ddx[u], values.dy[u], n + u, of->training);
     OF(cbn_put)((T *)of->ddy + i, FN(rounded)(ddy), 0);
     OF(cbn_put)((T *)of->dx + i, FN(rounded)(values.x), 0);
 }
@@ -160,8 +160,8 @@ static CBN_INLINE void FN(second_values)(const struct cbn_second *of, const stru
 /* Of channel c `length` values from index i on. */
 static CBN_APART void FN(second_along)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t length)
 {
-    const struct numbers_one n = cbn_numbers_of(of, c);
-    const struct numbers_vec numbers[2] = {cbn_numbers_along(of, c), cbn_numbers_along(of, c)};
+    const struct cbn_numbers_one n = cbn_numbers_of(of, c);
+    const struct cbn_numbers_vec numbers[2] = {cbn_numbers_along(of, c), cbn_numbers_along(of, c)};
     const ptrdiff_t end = i + length;
     for (; i + AVEC <= end; i += AVEC)
         FN(second_values)(of, numbers, i);
@@ -173,12 +173,12 @@ static CBN_APART void FN(second_along)(const struct cbn_second *of, ptrdiff_t c,
 static CBN_APART void FN(second_across)(const struct cbn_second *of, ptrdiff_t c, ptrdiff_t i, ptrdiff_t end)
 {
     for (; c + AVEC <= end; c += AVEC, i += AVEC) {
-        const struct numbers_vec numbers[2] = {cbn_numbers_across(of, c),
+        const struct cbn_numbers_vec numbers[2] = {cbn_numbers_across(of, c),
                                                cbn_numbers_across(of, c + (A_IS_DOUBLE ? 0 : CBN_VEC))};
         FN(second_values)(of, numbers, i);
     }
     for (; c < end; c++, i++) {
-        const struct numbers_one n = cbn_numbers_of(of, c);
+        const struct cbn_numbers_one n = cbn_numbers_of(of, c);
         FN(second_one)(of, &n, i);
     }
 }

@@ -125,11 +125,11 @@ static CBN_APART void cbn_gather_most(double *channel, float *column, const stru
 /* --- gradients of gradients --- */
 
 #define V double
-#define OF_V(name) name##_one
+#define OF_V(name) cbn_##name##_one
 #include "second_tmpl.h"
 
 #define V cbn_vec
-#define OF_V(name) name##_vec
+#define OF_V(name) cbn_##name##_vec
 #include "second_tmpl.h"
 
 #define CBN_NUMBERS(of, c, GET)                                                                                       \
@@ -138,26 +138,26 @@ static CBN_APART void cbn_gather_most(double *channel, float *column, const stru
      GET((of)->dy_center, c), GET((of)->dy_slope, c),   GET((of)->of_ddx, c),    GET((of)->of_x, c)}
 
 /* Those of channel c. */
-static CBN_INLINE struct numbers_one cbn_numbers_of(const struct cbn_second *of, ptrdiff_t c)
+static CBN_INLINE struct cbn_numbers_one cbn_numbers_of(const struct cbn_second *of, ptrdiff_t c)
 {
 #define AT(array, c) (array)[c]
-    return (struct numbers_one)CBN_NUMBERS(of, c, AT);
+    return (struct cbn_numbers_one)CBN_NUMBERS(of, c, AT);
 #undef AT
 }
 
 /* Those of channel c for each value of a vector. */
-static CBN_INLINE struct numbers_vec cbn_numbers_along(const struct cbn_second *of, ptrdiff_t c)
+static CBN_INLINE struct cbn_numbers_vec cbn_numbers_along(const struct cbn_second *of, ptrdiff_t c)
 {
 #define SPLAT(array, c) cbn_splat((array)[c])
-    return (struct numbers_vec)CBN_NUMBERS(of, c, SPLAT);
+    return (struct cbn_numbers_vec)CBN_NUMBERS(of, c, SPLAT);
 #undef SPLAT
 }
 
 /* Those of the channels from c on, one for each. */
-static CBN_INLINE struct numbers_vec cbn_numbers_across(const struct cbn_second *of, ptrdiff_t c)
+static CBN_INLINE struct cbn_numbers_vec cbn_numbers_across(const struct cbn_second *of, ptrdiff_t c)
 {
 #define LOAD(array, c) CBN_LOAD((array) + (c), 0)
-    return (struct numbers_vec)CBN_NUMBERS(of, c, LOAD);
+    return (struct cbn_numbers_vec)CBN_NUMBERS(of, c, LOAD);
 #undef LOAD
 }
 

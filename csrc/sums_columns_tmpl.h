@@ -117,8 +117,10 @@ static CBN_INLINE void FN(sums_columns_of)(const struct cbn_sums *to, const stru
     for (ptrdiff_t r = 0, some; r < rows + (rest > 0); r += some) {
         some = rows - r < CBN_ROWS_AT_ONCE ? rows - r : CBN_ROWS_AT_ONCE;
         ptrdiff_t filled = width;
-        if (r == rows)
-            some = 1, filled = rest * group;
+        if (r == rows) {
+            some = 1;
+            filled = rest * group;
+        }
         const struct FN(terms) at = FN(terms_at)(from, r * stride, r * positions, kind);
         if (always || centered)
             FN(add_columns)(columns, at, some, stride, filled, positions, 1, kind, meanwhile);

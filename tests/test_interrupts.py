@@ -138,6 +138,13 @@ def checks(make, call):
     ]
 
 
+early = pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="from 3.12 on CPython traces operations too late to know where it looks for signals",
+)
+
+
+@early
 @pytest.mark.parametrize("name", CALLS)
 def test_interrupted_at_every_check(name):
     make, call = CALLS[name]
@@ -156,6 +163,7 @@ def test_interrupted_at_every_check(name):
         assert state_of(objects) == after, n
 
 
+@early
 @pytest.mark.parametrize("name", CALLS)
 def test_looked_at_from_every_check(name):
     """As a signal handler does that saves the state of a layer before the process ends."""

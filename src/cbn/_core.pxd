@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t
 
 
 cdef extern from "cbn.h" nogil:
+    const char *CBN_VERSION
     const int CBN_ABI_VERSION
     const int CBN_LEAST_PARALLEL
     enum cbn_status:

@@ -218,6 +218,11 @@ def version():
     return (<bytes>cbn_version()).decode(), cbn_abi_version()
 
 
+if version()[0] != (<bytes>CBN_VERSION).decode():
+    raise ImportError(f"the C library must be that of cbn {(<bytes>CBN_VERSION).decode()}; got {version()[0]}, "
+                      "which another program or LD_LIBRARY_PATH has brought")
+
+
 def available_isas():
     names, i = [], 0
     while cbn_available_isa(i) != NULL:

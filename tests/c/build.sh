@@ -32,7 +32,7 @@ library() { # name, compiler flags (without -O: as it is released): the static l
 program() { # name, compiler flags, what the library has already been built with: its tests, as $build/name.tests
     local name=$1
     shift
-    "$CC" -std=c11 $warn -D_DEFAULT_SOURCE -Icsrc/include "$@" ${test_sources:-tests/c/*.c} ${instead:-} "$library" $wrapped -pthread \
+    "$CC" -std=c11 -O2 $warn -D_DEFAULT_SOURCE -Icsrc/include "$@" ${test_sources:-tests/c/*.c} ${instead:-} "$library" $wrapped -pthread \
         -lm -o "$build/$name.tests"
 }
 
