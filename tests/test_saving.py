@@ -47,7 +47,7 @@ def steps():
     return seen
 
 total = steps()
-for k in range(1, total + 1, step):
+for k in [*range(1, total, step), total]:
     cbn.BatchNorm(300).save(path + "/layer" + suffix)
     child = os.fork()
     if not child:
