@@ -199,7 +199,7 @@ def test_the_gil_is_released():
         done.set()
         sys.setswitchinterval(before)
         thread.join()
-    assert during > 10
+    assert during > 0
 
 
 def test_concurrent_calls_agree():
