@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
-import os
 from pathlib import Path
 
 import engines
@@ -14,40 +12,46 @@ import network
 import numpy as np
 from inputs import JSON, MOST_BYTES, NPY, Images, reader_for, refused
 from pydantic_core import to_json
+from settings import ENGINE, MODEL_FILE, SECONDS, wrong
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-HERE = Path(__file__).parent
-MODEL_FILE = Path(os.environ.get("DIGITS_MODEL", HERE / "model.npz"))
-ENGINE = os.environ.get("DIGITS_ENGINE", "cbn")
-SECONDS = float(os.environ.get("DIGITS_SECONDS", "10"))  # to send a body in; worker.py gives headers as many
-PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 PAGE_HEADERS = {  # the page gets all that it needs from here, and nobody may frame it
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+PAGE = {  # read once: a server of files answers ranges, too, which nobody needs here
+    path: (Path(__file__).with_name("page").joinpath(name).read_bytes(), media_type)
+    for path, name, media_type in [
+        ("/", "index.html", "text/html"),
+        ("/page.css", "page.css", "text/css"),
+        ("/page.js", "page.js", "text/javascript"),
+    ]
+}
 
-if not MODEL_FILE.exists():
-    raise SystemExit(f"DIGITS_MODEL must be a file, which train.py writes; got {MODEL_FILE}")
-PREDICT = engines.load(ENGINE, MODEL_FILE)
-MODEL = network.load(MODEL_FILE)
-SHA256 = hashlib.sha256(MODEL_FILE.read_bytes()).hexdigest()
-metrics.MODEL.labels(ENGINE, SHA256).set(1)
+if ENGINE not in engines.ENGINES:
+    raise wrong("DIGITS_ENGINE", f"be one of {', '.join(engines.ENGINES)}", repr(ENGINE))
+try:
+    MODEL = network.load(MODEL_FILE)
+except Exception as error:  # a file of anything makes NumPy raise nearly anything
+    raise wrong("DIGITS_MODEL", "be a file that train.py writes", f"{MODEL_FILE} ({error!r})") from None
+try:
+    PREDICT = engines.ENGINES[ENGINE](MODEL)
+    PREDICT(MODEL.check_images)  # the first call, before any worker is forked
+except Exception as error:
+    raise wrong("DIGITS_ENGINE", "be installed and take the model", f"{ENGINE} ({error!r})") from None
+metrics.MODEL.labels(ENGINE, MODEL.sha256).set(1)
 
 
 def reads_right() -> bool:
-    """Whether it still reads the images of the model file; the first call, before any worker is forked, included."""
+    """Whether it still reads the images of the model file."""
     return bool((PREDICT(MODEL.check_images).argmax(axis=1) == MODEL.check_digits).all())
-
-
-reads_right()
 
 
 async def body_of(request: Request) -> bytes:
@@ -69,7 +73,7 @@ async def predict(request: Request) -> Response:
     read = reader_for(request.headers)
     probabilities = PREDICT(read(await body_of(request)))
     metrics.IMAGES.observe(len(probabilities))
-    if NPY in request.headers.get("accept", ""):
+    if NPY in request.headers.get("accept", "").lower():
         file = io.BytesIO()
         np.lib.format.write_array(file, probabilities, allow_pickle=False)
         return Response(file.getvalue(), media_type=NPY)
@@ -81,7 +85,7 @@ async def predict(request: Request) -> Response:
 async def health(request: Request) -> Response:
     ready = reads_right()
     state = {"status": "ready" if ready else "the self-check predictions are wrong", "engine": ENGINE}
-    return JSONResponse({**state, "model": SHA256, "accuracy": MODEL.accuracy}, 200 if ready else 503)
+    return JSONResponse({**state, "model": MODEL.sha256, "accuracy": MODEL.accuracy}, 200 if ready else 503)
 
 
 async def numbers(request: Request) -> Response:
@@ -93,7 +97,8 @@ async def schema(request: Request) -> Response:
 
 
 async def page(request: Request) -> Response:
-    return FileResponse(HERE / "page" / PAGE[request.url.path], headers=PAGE_HEADERS)
+    content, media_type = PAGE[request.scope["path"]]  # request.url is what the client's Host makes of it
+    return Response(content, headers=PAGE_HEADERS, media_type=media_type)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
@@ -108,6 +113,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     if error.status_code in (408, 413):  # the rest of the body is not waited for
         headers["Connection"] = "close"
     return JSONResponse({"error": text}, error.status_code, headers)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """A fault of the service; its traceback goes to the log alone."""
+    return JSONResponse({"error": "the service must not fail; got an error within, which its log has"}, 500)
 
 
 async def gone(request: Request, error: Exception) -> Response:
@@ -126,5 +136,6 @@ PATHS = frozenset(route.path for route in ROUTES)
 app = Starlette(
     routes=ROUTES,
     middleware=[Middleware(metrics.Measured, paths=PATHS)],
-    exception_handlers={HTTPException: http_error, ClientDisconnect: gone},
+    exception_handlers={HTTPException: http_error, ClientDisconnect: gone, Exception: failed},
 )
+app.router.redirect_slashes = False  # to where the client's Host says

@@ -8,16 +8,16 @@ from typing import Any
 
 import network
 import numpy as np
+from network import Model
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def on_torch(path: str | Path) -> Predict:
+def on_torch(model: Model) -> Predict:
     """The folded network as torch modules, with one thread."""
     import torch
 
     torch.set_num_threads(1)
-    model = network.load(path)
     pixels = torch.nn.BatchNorm1d(model.pixels.num_features, eps=model.pixels.eps, affine=False)
     state = model.pixels.state_dict()
     pixels.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
@@ -35,11 +35,10 @@ def on_torch(path: str | Path) -> Predict:
     return predict
 
 
-def onnx_model(path: str | Path) -> Any:
+def onnx_model(model: Model) -> Any:
     """The folded network as an ONNX model."""
     from onnx import TensorProto, helper, numpy_helper
 
-    model = network.load(path)
     size = model.pixels.num_features
     weights = {"mean": model.pixels.running_mean, "var": model.pixels.running_var}
     weights |= {"one": np.ones(size, np.float32), "zero": np.zeros(size, np.float32)}
@@ -62,18 +61,17 @@ def onnx_model(path: str | Path) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def on_onnxruntime(path: str | Path) -> Predict:
-    """The folded network in ONNX Runtime, from a model file beside `path` that `python engines.py` writes."""
+def on_onnxruntime(model: Model) -> Predict:
+    """The folded network in ONNX Runtime, from a file beside the model's that `python engines.py` writes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    file = Path(path).with_suffix(".onnx")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.file.with_suffix(".onnx"), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})[0]
 
 
-ENGINES: dict[str, Callable[[str | Path], Predict]] = {
+ENGINES: dict[str, Callable[[Model], Predict]] = {
     "cbn": network.Folded,
     "cbn-unfolded": network.Unfolded,
     "torch": on_torch,
@@ -81,15 +79,8 @@ ENGINES: dict[str, Callable[[str | Path], Predict]] = {
 }
 
 
-def load(name: str, path: str | Path) -> Predict:
-    """The network of a model file on the engine of that name."""
-    if name not in ENGINES:
-        raise ValueError(f"DIGITS_ENGINE must be one of {', '.join(ENGINES)}; got {name!r}")
-    return ENGINES[name](path)
-
-
 if __name__ == "__main__":
     import sys
 
     source = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("model.npz"))
-    source.with_suffix(".onnx").write_bytes(onnx_model(source).SerializeToString())
+    source.with_suffix(".onnx").write_bytes(onnx_model(network.load(source)).SerializeToString())

@@ -26,6 +26,7 @@ from typing import Any
 os.environ.update(dict.fromkeys(("CBN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 import engines
+import network
 import numpy as np
 from loaded import HERE, WORKERS, Loaded, Workload
 
@@ -52,7 +53,7 @@ def workloads(folder: Path) -> list[Workload]:
 
 def alone(model: Path, calls: int) -> dict[str, dict[str, float]]:
     """Microseconds of the network without the service, the engines in turn."""
-    predict = {name: engines.load(name, model) for name in engines.ENGINES}
+    predict = {name: engine(network.load(model)) for name, engine in engines.ENGINES.items()}
     found: dict[str, dict[str, float]] = {name: {} for name in predict}
     for batch in BATCHES:
         images = np.random.default_rng(batch).integers(0, 256, (batch, 8, 8), np.uint8)
@@ -154,7 +155,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = shutil.copy(args.model, folder)
-        Path(model).with_suffix(".onnx").write_bytes(engines.onnx_model(model).SerializeToString())
+        Path(model).with_suffix(".onnx").write_bytes(engines.onnx_model(network.load(model)).SerializeToString())
         loads = workloads(folder)
         starts = started(Path(model), min(rounds, 3), loads)
         answer: dict[str, Any] = {"starts": starts, "loads": loaded(Path(model), rounds, seconds, loads)}

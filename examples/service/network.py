@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +28,8 @@ class Model(NamedTuple):
     accuracy: float  # on images that were not trained on
     check_images: np.ndarray  # some of those
     check_digits: np.ndarray  # and what they show
+    file: Path = Path()  # that it was read from
+    sha256: str = ""  # of the file
 
 
 def input_norm() -> cbn.BatchNorm1d:
@@ -41,11 +45,12 @@ def save(path: str | Path, model: Model) -> None:
     np.savez(path, **arrays, **{name: getattr(model, name) for name in names})
 
 
-def load(path: str | Path, activation: Literal["relu"] | None = None) -> Model:
-    """Read a model file; the norms after linear layers get that activation, which is computed in the same pass."""
-    with np.load(path, allow_pickle=False) as file:
+def load(path: str | Path) -> Model:
+    """Read a model file, once, so that the sum is that of what was read."""
+    contents = Path(path).read_bytes()
+    with np.load(io.BytesIO(contents), allow_pickle=False) as file:
         arrays = dict(file)
-    norms = [input_norm(), *(cbn.BatchNorm1d(size, activation=activation) for size in SIZES[1:-1])]
+    norms = [input_norm(), *(cbn.BatchNorm1d(size) for size in SIZES[1:-1])]
     for i, norm in enumerate(norms):
         prefix = f"norm.{i}."
         norm.load_state_dict({key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)})
@@ -58,6 +63,8 @@ def load(path: str | Path, activation: Literal["relu"] | None = None) -> Model:
         float(arrays["accuracy"]),
         arrays["check_images"],
         arrays["check_digits"],
+        Path(path),
+        hashlib.sha256(contents).hexdigest(),
     )
 
 
@@ -87,8 +94,7 @@ class Folded:
     the conversion behind, a pass of its own. All later norms are in the weights.
     """
 
-    def __init__(self, path: str | Path):
-        model = load(path)
+    def __init__(self, model: Model):
         self.pixels, self.layers = model.pixels, folded(model)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -107,13 +113,17 @@ class Folded:
 class Unfolded:
     """The network as it was trained, to compare: each norm and the ReLU behind it are one pass of cbn."""
 
-    def __init__(self, path: str | Path):
-        self.model = load(path, activation="relu")
+    def __init__(self, model: Model):
+        self.model = model
+        self.norms = [cbn.BatchNorm1d(norm.num_features, activation="relu") for norm in model.norms]
+        for fused, norm in zip(self.norms, model.norms, strict=True):
+            fused.load_state_dict(norm.state_dict())
+            fused.eval()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (N, 10) of uint8 images (N, 8, 8)."""
         x = self.model.pixels(images.reshape(len(images), -1))
-        for weight, norm in zip(self.model.weights[:-1], self.model.norms, strict=True):
+        for weight, norm in zip(self.model.weights[:-1], self.norms, strict=True):
             x = x @ weight
             x = norm(x, out=x)
         x = x @ self.model.weights[-1]

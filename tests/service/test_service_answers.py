@@ -13,7 +13,8 @@ from serving import JSON, NPY, RAW, SERVICE, Service, as_json, saved, some_image
 @pytest.fixture(scope="session")
 def predict(model):
     """The network, here."""
-    return importlib.import_module("engines").load("cbn", model)
+    network = importlib.import_module("network")
+    return network.Folded(network.load(model))
 
 
 @pytest.mark.parametrize("count", [1, 2, 64, 1024])
