@@ -1,6 +1,7 @@
 """load: the service on each engine under the load of wrk, in turn and several times; medians as JSON and as a table.
 
     python load.py --out results
+    python load.py --readme  # afterwards: puts the table of results/load.json into the README
 
 Needs wrk on the PATH, torch, onnxruntime and onnx. Each engine gets one thread in each worker. The engines take turns
 of seconds, in an order that changes, and medians are of the calmer half of the turns, so that what else the machine
@@ -141,12 +142,35 @@ def table(answer: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_text(answer: dict[str, Any]) -> str:
+    """JSON with a line for each record."""
+
+    def lines(value: Any) -> str:
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]" if isinstance(value, list) else json.dumps(value)
+
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {lines(value)}" for key, value in answer.items()) + "\n}\n"
+
+
+def into_readme() -> None:
+    """Put the table of the measurements that lie beside the README in the place of the one that it has."""
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    start = text.index("| | " + " | ".join(engines.ENGINES) + " |")
+    new = table(json.loads((HERE / "results" / "load.json").read_text()))
+    readme.write_text(text[:start] + new + text[text.index("\n\n", start) + 1 :])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=HERE / "model.npz", help="default %(default)s")
-    parser.add_argument("--out", type=Path, required=True, help="folder for load.json and load.md")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="folder for load.json and load.md")
+    what.add_argument("--readme", action="store_true", help="put the table of results/load.json into the README")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it works")
     args = parser.parse_args()
+    if args.readme:
+        into_readme()
+        return 0
     if not shutil.which("wrk"):
         parser.error("wrk must be on the PATH; got none (Debian has a package)")
     if not args.model.exists():
@@ -163,7 +187,7 @@ def main() -> int:
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     answer |= {"setting": {**cbn.runtime.config(), **versions, "workers": WORKERS, "seconds": seconds}}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "load.json").write_text(json.dumps(answer, indent=1) + "\n")
+    (args.out / "load.json").write_text(as_text(answer))
     (args.out / "load.md").write_text(table(answer))
     print(table(answer))
     return 0

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ def test_each_form_gets_the_same_answer(service, predict, count, content_type):
     assert status == 200
     assert answer["digits"] == expected.argmax(axis=1).tolist()
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-6)
-    status, answer = service.predict(body, content_type, Accept=NPY)
+    status, answer = service.predict(body, content_type, Accept="Text/Plain, Application/X-NPY;q=0.9")
     assert status == 200 and answer.dtype == np.float32
     np.testing.assert_array_equal(answer, expected)
 
@@ -101,16 +102,33 @@ def test_engines_agree(model, predict, tmp_path, engine):
 @pytest.mark.parametrize(
     ("environment", "text"),
     [
-        ({"DIGITS_MODEL": "none.npz"}, "DIGITS_MODEL must be a file"),
+        ({"DIGITS_MODEL": "none.npz"}, "DIGITS_MODEL must be a file that train.py writes; got "),
+        ({"DIGITS_MODEL": "."}, "DIGITS_MODEL must be a file that train.py writes; got "),
+        ({"DIGITS_MODEL": "short.npz"}, "DIGITS_MODEL must be a file that train.py writes; got "),
+        ({"DIGITS_MODEL": "other.npz"}, "DIGITS_MODEL must be a file that train.py writes; got "),
         (
             {"DIGITS_ENGINE": "abacus"},
             "DIGITS_ENGINE must be one of cbn, cbn-unfolded, torch, onnxruntime; got 'abacus'",
         ),
+        ({"DIGITS_ENGINE": "onnxruntime"}, "DIGITS_ENGINE must be installed and take the model; got onnxruntime"),
+        *(
+            ({"DIGITS_SECONDS": text}, f"DIGITS_SECONDS must be a number above 0; got {text!r}")
+            for text in ("abc", "-1", "0", "nan", "inf", "")
+        ),
     ],
-    ids=["model", "engine"],
 )
 def test_what_cannot_serve_does_not_start(model, tmp_path, environment, text):
-    service = Service(model, tmp_path)
+    alone = shutil.copy(model, tmp_path / "alone.npz")  # no file for ONNX Runtime is beside it
+    (tmp_path / "short.npz").write_bytes(model.read_bytes()[:-500])
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    (tmp_path / "temporary").mkdir()
+    service = Service(alone, tmp_path, TMPDIR=str(tmp_path / "temporary"))
     service.environment.update(environment)
-    done = subprocess.run(service.command, env=service.environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and text in done.stdout + done.stderr
+    done = subprocess.run(
+        service.command, cwd=tmp_path, env=service.environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0 and "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.splitlines()[-1].startswith(text), done.stderr
+    if environment.get("DIGITS_MODEL", "") != "":
+        assert str(tmp_path / environment["DIGITS_MODEL"]).removesuffix("/.") in done.stderr, "from where it started"
+    assert not list((tmp_path / "temporary").glob("digits-metrics-*"))

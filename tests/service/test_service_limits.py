@@ -1,4 +1,4 @@
-"""test_service_limits: clients that fill memory or keep connections at no cost are refused, and others are served on."""
+"""test_service_limits: clients that fill memory or keep connections at no cost, who are refused; faults within."""
 
 import json
 import socket

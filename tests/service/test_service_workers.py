@@ -1,5 +1,6 @@
 """test_service_workers: what the workers do together: metrics, ends, replacements, and forks after cbn was used."""
 
+import contextlib
 import json
 import os
 import re
@@ -48,6 +49,7 @@ def test_metrics_add_up_over_workers(model, tmp_path):
 
 def test_an_end_waits_for_requests_in_flight(model, tmp_path):
     with Service(model, tmp_path) as service:
+        until(lambda: all_started(service))  # gunicorn's signals do not reach a worker that is being forked
         with service.raw(HEAD + b"Expect: 100-continue\r\n\r\n") as connection:
             assert b"100 Continue" in connection.recv(1000), "from here on the worker waits for the body"
             service.process.terminate()
@@ -60,6 +62,39 @@ def test_an_end_waits_for_requests_in_flight(model, tmp_path):
         status, log = service.process.wait(60), service.log.read_text()
     assert answer.startswith(b"HTTP/1.1 200") and json.loads(answer.partition(b"\r\n\r\n")[2])["digits"]
     assert status == 0 and not re.search(r"SIGKILL|Traceback|\[(ERROR|CRITICAL)\]", log), log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_each_signal_ends_it_in_good_order(model, tmp_path, number):
+    with Service(model, tmp_path) as service:
+        until(lambda: all_started(service))
+        service.process.send_signal(number)
+        status, log = service.process.wait(120), service.log.read_text()
+    assert status == 0 and log.count("Finished server process") == 2, log
+    assert not re.search(r"SIGKILL|Traceback|\[(ERROR|CRITICAL)\]", log), log
+
+
+def test_workers_end_when_their_master_was_killed(model, tmp_path):
+    with Service(model, tmp_path, "--timeout", "2") as service:  # they look each second
+        until(lambda: all_started(service))
+        service.process.kill()
+        service.process.wait()
+        try:
+            until(lambda: refuses(service))
+            until(lambda: service.log.read_text().count("Finished server process") == 2)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # both have ended
+                os.killpg(service.process.pid, signal.SIGKILL)
+
+
+def test_a_relative_path_of_the_model_is_from_where_it_was_started(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    with Service(model.name, tmp_path) as service:
+        assert service.ask("GET", "/health")[0] == 200
+
+
+def all_started(service):
+    return service.log.read_text().count("Application startup complete") == 2
 
 
 def refuses(service):
