@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from serving import SERVICE, Service
+from serving import SERVICE, Service, until
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,7 @@ def model(modules, tmp_path_factory):
 @pytest.fixture(scope="session")
 def service(model, tmp_path_factory):
     with Service(model, tmp_path_factory.mktemp("service")) as running:
+        until(lambda: len(running.workers()) == 2)  # none may come or go from here on
         yield running
         assert "Traceback" not in running.log.read_text(), "no request of any test may have failed within"
 
