@@ -62,7 +62,10 @@ def test_a_body_that_does_not_come(impatient):
 )
 def test_an_answered_connection_ends_although_bytes_come(impatient, request_bytes, status):
     with impatient.raw(request_bytes) as connection:
-        assert connection.recv(10_000).split()[1] == status
+        answer = b""
+        while not answer.endswith(b"}"):  # head and body may come apart
+            answer += connection.recv(10_000)
+        assert answer.split()[1] == status
         connection.sendall(b"\r\n")  # which ends uvicorn's own timer
         assert all_of(connection) == b""
 
