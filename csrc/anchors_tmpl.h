@@ -57,8 +57,7 @@ static CBN_INLINE void FN(anchors_down)(double *anchor, const T *x, ptrdiff_t sa
         CBN_LOAD(sum, v) = s[v];
         CBN_LOAD(squares, v) = q[v];
     }
-    CBN_IVDEP
-    for (ptrdiff_t l = 0; l < CBN_LANES; l++)
+    CBN_ROLLED for (ptrdiff_t l = 0; l < CBN_LANES; l++)
         anchor[l] = FN(anchor_of)(first[l], sum[l], squares[l], (double)samples);
 }
 
@@ -67,7 +66,7 @@ static CBN_INLINE double FN(anchor_at)(const T *x, const struct cbn_first *first
 {
     double sum[CBN_LANES] = {0}, squares[CBN_LANES] = {0};
     const double start = (double)GET(x[first->places[0]]);
-    for (int l = 0; l < first->count; l++) {
+    CBN_ROLLED for (int l = 0; l < first->count; l++) {
         const double d = (double)GET(x[first->places[l]]) - start;
         sum[along ? l : 0] += d;
         squares[along ? l : 0] += d * d;

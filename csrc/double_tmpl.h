@@ -46,9 +46,9 @@ static CBN_INLINE void FN(add_products)(double *lanes, const struct cbn_second *
                 sums[v + (int)u] += cbn_product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
         }
     memcpy(s, sums, sizeof s);
-    for (int l = 0; i < length; l++, i++)
+    CBN_ROLLED for (int l = 0; i < length; l++, i++)
         s[l] += FN(product)(of, &n, at + i, training);
-    for (int l = 0; l < CBN_LANES; l++)
+    CBN_ROLLED for (int l = 0; l < CBN_LANES; l++)
         lanes[l] += s[l];
 }
 
@@ -64,7 +64,7 @@ static CBN_INLINE void FN(add_products_across)(double *to, const struct cbn_seco
             CBN_LOAD(to + c, u) += cbn_product_of_vec(values.x[u], values.ddx[u], values.dy[u], &n, training);
         }
     }
-    for (; c < channels; c++) {
+    CBN_ROLLED for (; c < channels; c++) {
         const struct cbn_numbers_one n = cbn_numbers_of(of, first + c);
         to[c] += FN(product)(of, &n, at + c, training);
     }
@@ -119,7 +119,7 @@ static CBN_INLINE void FN(products_columns_of)(double *dot, const struct cbn_sec
                 CBN_UNROLL for (unsigned u = 0; u < DOUBLES; u++)
                     CBN_LOAD(to + j, u) += cbn_product_of_vec(values.x[u], values.ddx[u], values.dy[u], &numbers, training);
             }
-            for (; j < (c + 1) * inner; j++)
+            CBN_ROLLED for (; j < (c + 1) * inner; j++)
                 to[j] += FN(product)(of, &n, row + j, training);
         }
     }

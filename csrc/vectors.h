@@ -12,6 +12,12 @@
 #else
 #define CBN_UNROLL _Pragma("GCC unroll 16")
 #endif
+/* loops that are not worth the code of their turns one by one */
+#if defined(__clang__)
+#define CBN_ROLLED _Pragma("nounroll")
+#else
+#define CBN_ROLLED _Pragma("GCC unroll 1")
+#endif
 #define CBN_INLINE inline __attribute__((always_inline))
 /* what is done once for a block, or for a few values at the ends of a run: once in the code */
 #define CBN_APART __attribute__((noinline))
