@@ -58,7 +58,7 @@ def install(folder, packages):
     python = folder / "bin/python"
     (site,) = folder.glob("lib/python*/site-packages")
     before = set(site.iterdir())
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-compile", *packages], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
     new = [path for top in set(site.iterdir()) - before for path in (top, *top.rglob("*"))]
     return python, sum(path.stat().st_size for path in new if path.is_file() and path.suffix != ".pyc") / 1e6
 
@@ -97,7 +97,7 @@ def rows(options, folder):
     for round in range(options.rounds + 1):
         for name, (_, imports, call) in LIBRARIES.items():
             said = start(installed[name][0], imports, call, folder)
-            if round:  # the first one compiles bytecode and fills the disk's cache
+            if round:  # the first one fills the disk's cache
                 found[name].append(said)
                 progress.step()
     return {
