@@ -36,6 +36,13 @@ program() { # name, compiler flags, what the library has already been built with
         -lm -o "$build/$name.tests"
 }
 
+serial() { # name: the tests of the library's kernels, without OpenMP, which only threads.c has
+    instead=$build/threads.o
+    "$CC" -std=c11 $warn -O2 -D_DEFAULT_SOURCE -Icsrc/include -c csrc/threads.c -o "$instead"
+    program "$1"
+    instead=
+}
+
 results() { # of a run of the tests, on stdin: each part's name and bits
     awk '/ bits / {print $1, $NF}'
 }
