@@ -55,24 +55,35 @@ static void find_near(struct cbn_job *job, const struct cbn_region *region)
     }
 }
 
-static void step_gradients(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
+/* dbias and dweight, from the merged sums. */
+static void step_parameters(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
-    const double count = job->count, training = job->training && count != 0 ? 1 : 0;
     const double *mean = job->mean, *inv_std = job->inv_std, *anchor = job->anchor;
-    double *dbias = job->sum, *dweight = job->dot, *scale = job->scale, *center = job->shift, *slope = job->slope;
+    double *dbias = job->sum, *dweight = job->dot;
     cbn_merge_parts(job, region);
-    cbn_load_parameters(scale, job->weight, job->param_dtype, region, 1);
     CBN_EACH_CHANNEL (region) {
         const double offset = mean[c] - anchor[c], dot = offset != 0 ? dweight[c] - offset * dbias[c] : dweight[c];
         dweight[c] = dot * inv_std[c];
+    }
+    cbn_store_parameters(job->dbias, dbias, job->param_dtype, region);
+    cbn_store_parameters(job->dweight, dweight, job->param_dtype, region);
+}
+
+/* The line of each channel, from dbias and dweight. */
+static void step_lines(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
+{
+    (void)out;
+    const double count = job->count, training = job->training && count != 0 ? 1 : 0;
+    const double *inv_std = job->inv_std, *dbias = job->sum, *dweight = job->dot;
+    double *scale = job->scale, *center = job->shift, *slope = job->slope;
+    cbn_load_parameters(scale, job->weight, job->param_dtype, region, 1);
+    CBN_EACH_CHANNEL (region) {
         scale[c] *= inv_std[c];
         center[c] = training != 0 ? dbias[c] / count : 0;
         slope[c] = training != 0 ? dweight[c] / count * inv_std[c] : 0;
     }
-    cbn_store_parameters(job->dbias, dbias, job->param_dtype, region);
-    cbn_store_parameters(job->dweight, dweight, job->param_dtype, region);
-    if (job->near && job->training)
+    if (job->near && job->parts.most_x && job->training)
         find_near(job, region);
     else if (job->near)
         memset(job->near + region->first, 0, (size_t)(region->last - region->first) * sizeof *job->near);
@@ -95,32 +106,87 @@ static void step_input_grad(struct cbn_job *job, const struct cbn_region *region
     job->ops->affine[job->plan.output_layout](out);
 }
 
+/* Gives the job its arrays, with what the caller knows of each channel; `near` if it may be of use. */
+static int prepare(struct cbn_job *job, const struct cbn_options *options, const double *mean, const double *inv_std,
+                   ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int parts)
+{
+    cbn_make_plan(&job->plan, outer, channels, inner);
+    cbn_set_options(job, options);
+    double **arrays[] = {&job->mean, &job->inv_std, &job->sum, &job->dot, &job->scale, &job->shift, &job->slope,
+                         &job->anchor, &job->near};
+    const int may_be_near = !job->ops->is_double && !job->weights;
+    if (cbn_job_alloc(job, arrays, may_be_near ? 9 : 8, may_be_near ? 2 * parts : parts))
+        return CBN_NO_MEMORY;
+    memcpy(job->mean, mean, (size_t)channels * sizeof *mean);
+    memcpy(job->inv_std, inv_std, (size_t)channels * sizeof *inv_std);
+    return CBN_OK;
+}
+
+static void set_zero(void *dweight, void *dbias, enum cbn_dtype dtype, ptrdiff_t channels)
+{
+    memset(dweight, 0, (size_t)channels * cbn_itemsize(dtype));
+    memset(dbias, 0, (size_t)channels * cbn_itemsize(dtype));
+}
+
 int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
                  const double *mean, const double *inv_std, int training, const struct cbn_options *options,
                  enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels,
                  ptrdiff_t inner, int num_threads)
 {
     if (outer == 0 || channels == 0 || inner == 0) {
-        memset(dweight, 0, (size_t)channels * cbn_itemsize(param_dtype));
-        memset(dbias, 0, (size_t)channels * cbn_itemsize(param_dtype));
+        set_zero(dweight, dbias, param_dtype, channels);
         return CBN_OK;
     }
     struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .y = dx, .weight = weight, .dweight = dweight,
                           .dbias = dbias, .training = training, .dtype = dtype, .param_dtype = param_dtype};
-    cbn_make_plan(&job.plan, outer, channels, inner);
-    cbn_set_options(&job, options);
-    double **arrays[] = {&job.mean, &job.inv_std, &job.sum, &job.dot, &job.scale, &job.shift, &job.slope,
-                         &job.anchor, &job.near};
-    const int may_be_near = !job.ops->is_double && !job.weights;
-    if (cbn_job_alloc(&job, arrays, may_be_near ? 9 : 8, may_be_near ? 4 : 2))
+    if (prepare(&job, options, mean, inv_std, outer, channels, inner, 2))
         return CBN_NO_MEMORY;
-    memcpy(job.mean, mean, (size_t)channels * sizeof *mean);
-    memcpy(job.inv_std, inv_std, (size_t)channels * sizeof *inv_std);
     static const struct cbn_step steps[] = {{step_centers, CBN_PER_CHANNEL, NULL},
                                             {cbn_step_sums, CBN_PER_PIECE, NULL},
-                                            {step_gradients, CBN_PER_CHANNEL, NULL},
+                                            {step_parameters, CBN_PER_CHANNEL, NULL},
+                                            {step_lines, CBN_PER_CHANNEL, NULL},
                                             {step_input_grad, CBN_OUTPUT, NULL}};
     cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, job.activated ? 3 : 2, num_threads);
+    free(job.workspace);
+    return CBN_OK;
+}
+
+int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void *x, const double *mean,
+                      const double *inv_std, const struct cbn_options *options, enum cbn_dtype dtype,
+                      ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+{
+    if (outer == 0 || channels == 0 || inner == 0) {
+        set_zero(dweight, dbias, CBN_FLOAT64, channels);
+        return CBN_OK;
+    }
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .dweight = dweight, .dbias = dbias,
+                          .dtype = dtype, .param_dtype = CBN_FLOAT64};
+    if (prepare(&job, options, mean, inv_std, outer, channels, inner, 2))
+        return CBN_NO_MEMORY;
+    static const struct cbn_step steps[] = {{step_centers, CBN_PER_CHANNEL, NULL},
+                                            {cbn_step_sums, CBN_PER_PIECE, NULL},
+                                            {step_parameters, CBN_PER_CHANNEL, NULL}};
+    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 0, num_threads);
+    free(job.workspace);
+    return CBN_OK;
+}
+
+int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
+                       const double *inv_std, const double *dweight, const double *dbias, double count,
+                       const struct cbn_options *options, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
+                       ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+{
+    if (outer == 0 || channels == 0 || inner == 0)
+        return CBN_OK;
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .y = dx, .weight = weight, .training = 1,
+                          .dtype = dtype, .param_dtype = param_dtype};
+    if (prepare(&job, options, mean, inv_std, outer, channels, inner, 0))
+        return CBN_NO_MEMORY;
+    job.count = count;
+    memcpy(job.dot, dweight, (size_t)channels * sizeof *dweight);
+    memcpy(job.sum, dbias, (size_t)channels * sizeof *dbias);
+    static const struct cbn_step steps[] = {{step_lines, CBN_PER_CHANNEL, NULL}, {step_input_grad, CBN_OUTPUT, NULL}};
+    cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 0, num_threads);
     free(job.workspace);
     return CBN_OK;
 }

@@ -184,7 +184,7 @@ struct cbn_job {
     double eps;
     int training;
     /* one value per channel; parts have one per piece and channel */
-    double *mean, *m2, *inv_std, *anchor, *sum, *dot, *scale, *shift, *slope;
+    double *mean, *mean_rest, *m2, *inv_std, *anchor, *sum, *dot, *scale, *shift, *slope;
     double *far;  /* 1 where the anchor was far from the mean, else 0 */
     double *near; /* 1 where float32 arithmetic is enough for dx, else 0 */
     struct cbn_sums parts;

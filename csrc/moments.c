@@ -70,6 +70,14 @@ static void finish(struct cbn_job *job, const struct cbn_region *region)
         mean[c] = isnan(rest) ? rest : at; /* an infinite value, wherever it stands */
         m2[c] = rest < 0 ? 0 : rest;
     }
+    if (job->mean_rest) {
+        double *mean_rest = job->mean_rest;
+        CBN_EACH_CHANNEL (region) { /* what the addition above has rounded off, exactly (Knuth's two-sum) */
+            const double step = sum[c] / count, at = anchor[c] + step, taken = at - anchor[c];
+            const double lost = (anchor[c] - (at - taken)) + (step - taken);
+            mean_rest[c] = isfinite(lost) ? lost : 0;
+        }
+    }
 }
 
 void cbn_step_moments(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
@@ -104,7 +112,13 @@ void cbn_step_remoments(struct cbn_job *job, const struct cbn_region *region, st
 int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_options *options, enum cbn_dtype dtype,
                 ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
 {
-    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .m2 = m2};
+    return cbn_part_moments(mean, NULL, m2, x, options, dtype, outer, channels, inner, num_threads);
+}
+
+int cbn_part_moments(double *mean, double *mean_rest, double *m2, const void *x, const struct cbn_options *options,
+                     enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+{
+    struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .mean = mean, .mean_rest = mean_rest, .m2 = m2};
     const int is_empty = outer == 0 || channels == 0 || inner == 0;
     if (!is_empty) {
         cbn_make_plan(&job.plan, outer, channels, inner);
@@ -113,6 +127,8 @@ int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_option
     if (is_empty || cbn_none_counts(&job)) {
         memset(mean, 0, (size_t)channels * sizeof *mean);
         memset(m2, 0, (size_t)channels * sizeof *m2);
+        if (mean_rest)
+            memset(mean_rest, 0, (size_t)channels * sizeof *mean_rest);
         return CBN_OK;
     }
     double **arrays[] = {&job.anchor, &job.sum, &job.dot, &job.far};

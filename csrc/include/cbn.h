@@ -69,6 +69,14 @@ struct cbn_options {
 CBN_API int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_options *options,
                         enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
+/* The same of a part of a batch, for parts that merge without loss: mean + mean_rest is the mean to twice the digits.
+ * With n of all parts, d = (mean - a) + mean_rest for each part and a mean among theirs as a, and s = sum(count * d) / n,
+ * mean = a + s and m2 = sum(m2 + count * (d - s)^2); cbn_inference, given mean and m2 / n as double, then makes y of
+ * each part. mean_rest may be NULL. */
+CBN_API int cbn_part_moments(double *mean, double *mean_rest, double *m2, const void *x,
+                             const struct cbn_options *options, enum cbn_dtype dtype, ptrdiff_t outer,
+                             ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+
 /* The sum of those weights that are not negative. */
 CBN_API double cbn_count(const double *weights, ptrdiff_t positions);
 
@@ -100,6 +108,16 @@ CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, c
                          const double *mean, const double *inv_std, int training, const struct cbn_options *options,
                          enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels,
                          ptrdiff_t inner, int num_threads);
+
+/* The same in two, for a batch in parts whose mean and inv_std came from all of them: the sums of a part, and its dx
+ * from the sums and the count of all parts, added up. */
+CBN_API int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void *x, const double *mean,
+                              const double *inv_std, const struct cbn_options *options, enum cbn_dtype dtype,
+                              ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+CBN_API int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
+                               const double *inv_std, const double *dweight, const double *dbias, double count,
+                               const struct cbn_options *options, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
+                               ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
 /* Gradients of sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias), where dx, dweight and dbias are what
  * cbn_backward gives without options, with respect to dy, x and weight. With rest(v) = v - sum(v) / count

@@ -6,9 +6,10 @@
 from cbn._core cimport (
     CBN_ABI_VERSION, CBN_BFLOAT16, CBN_FLOAT16, CBN_FLOAT32, CBN_FLOAT64, CBN_IDENTITY, CBN_LEAKY_RELU,
     CBN_LEAST_PARALLEL, CBN_NO_MEMORY, CBN_OK, CBN_RELU, CBN_UINT8, cbn_activation, cbn_dtype, cbn_options, cbn_status,
-    cbn_abi_version, cbn_available_isa, cbn_backward, cbn_count, cbn_double_backward, cbn_forward, cbn_inference,
-    cbn_isa, cbn_moments, cbn_normalize_images, cbn_openmp_max_threads, cbn_openmp_num_procs,
-    cbn_openmp_thread_limit, cbn_openmp_version, cbn_select_isa, cbn_update_running, cbn_version,
+    cbn_abi_version, cbn_available_isa, cbn_backward, cbn_backward_input, cbn_backward_sums, cbn_count,
+    cbn_double_backward, cbn_forward, cbn_inference, cbn_isa, cbn_moments, cbn_normalize_images,
+    cbn_openmp_max_threads, cbn_openmp_num_procs, cbn_openmp_thread_limit, cbn_openmp_version, cbn_part_moments,
+    cbn_select_isa, cbn_update_running, cbn_version,
 )
 
 

@@ -3,11 +3,14 @@
 
 cdef extern from "cbn.h" nogil:  # "...": cbn.h says the rest
     int c_moments "cbn_moments"(double *mean, ...)
+    int c_part_moments "cbn_part_moments"(double *mean, ...)
     double c_count "cbn_count"(const double *weights, ...)
     int c_forward "cbn_forward"(void *y, ...)
     int c_inference "cbn_inference"(void *y, ...)
     void c_normalize_images "cbn_normalize_images"(float *y, ...)
     int c_backward "cbn_backward"(void *dx, ...)
+    int c_backward_sums "cbn_backward_sums"(double *dweight, ...)
+    int c_backward_input "cbn_backward_input"(void *dx, ...)
     int c_double_backward "cbn_double_backward"(void *ddy, ...)
     void c_update_running "cbn_update_running"(void *running, ...)
     const char *c_available_isa "cbn_available_isa"(int index, ...)
@@ -24,6 +27,12 @@ cdef extern from "cbn.h" nogil:  # "...": cbn.h says the rest
 cdef int cbn_moments(double *mean, double *m2, const void *x, const cbn_options *options, cbn_dtype dtype,
                      Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads) noexcept nogil:
     return c_moments(mean, m2, x, options, dtype, outer, channels, inner, num_threads)
+
+
+cdef int cbn_part_moments(double *mean, double *mean_rest, double *m2, const void *x, const cbn_options *options,
+                          cbn_dtype dtype, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+                          int num_threads) noexcept nogil:
+    return c_part_moments(mean, mean_rest, m2, x, options, dtype, outer, channels, inner, num_threads)
 
 
 cdef double cbn_count(const double *weights, Py_ssize_t positions) noexcept nogil:
@@ -57,6 +66,20 @@ cdef int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, cons
                       int num_threads) noexcept nogil:
     return c_backward(dx, dweight, dbias, dy, x, weight, mean, inv_std, training, options, dtype, param_dtype,
                       outer, channels, inner, num_threads)
+
+
+cdef int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void *x, const double *mean,
+                           const double *inv_std, const cbn_options *options, cbn_dtype dtype, Py_ssize_t outer,
+                           Py_ssize_t channels, Py_ssize_t inner, int num_threads) noexcept nogil:
+    return c_backward_sums(dweight, dbias, dy, x, mean, inv_std, options, dtype, outer, channels, inner, num_threads)
+
+
+cdef int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
+                            const double *inv_std, const double *dweight, const double *dbias, double count,
+                            const cbn_options *options, cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer,
+                            Py_ssize_t channels, Py_ssize_t inner, int num_threads) noexcept nogil:
+    return c_backward_input(dx, dy, x, weight, mean, inv_std, dweight, dbias, count, options, dtype, param_dtype,
+                            outer, channels, inner, num_threads)
 
 
 cdef int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *ddx, const void *ddweight,

@@ -202,6 +202,7 @@ def moments(object x_given, object axis, object num_threads, object mask=None, o
 
 include "_images.pxi"
 include "_layer.pxi"
+include "_parts.pxi"
 include "_memory.pxi"
 
 

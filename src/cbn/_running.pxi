@@ -140,17 +140,25 @@ cdef void remember(double *history, double count, double factor) noexcept:
     history[1] *= 1 - factor
 
 
-cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var, bint updates,
-                     str of="") except -1:
-    """Whether so many values have a variance, for training and for the running variance."""
-    cdef Py_ssize_t counted = count if options is None or not options.weighted else (options.weights > 0).sum()
+cdef object counted(object count, Options options):
+    """Values per channel that count at all."""
+    return count if options is None or not options.weighted else int((options.weights > 0).sum())
+
+
+cpdef int check_enough(object counted, object count, cnp.ndarray x, bint zero_var, bint updates, str of) except -1:
+    """Whether so many values have a variance, for training and for the running variance; `of` says which they are."""
     if counted == 1 and not zero_var:
-        masked = "" if options is None or options.weights is None else ", of which the mask or the weights leave one"
-        raise ValueError(f"Expected more than 1 value per channel when training, "
-                         f"got input size {np.shape(x)}{masked}{of}")
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {np.shape(x)}{of}")
     if counted > 1 and updates and count <= 1:
         raise ValueError(f"sample_weight must sum to more than 1 for an unbiased running variance; got {count}")
     return 0
+
+
+cdef int check_count(object count, Options options, cnp.ndarray x, bint zero_var, bint updates,
+                     str of="") except -1:
+    """The same of the values of one call."""
+    masked = "" if options is None or options.weights is None else ", of which the mask or the weights leave one"
+    return check_enough(counted(count, options), count, x, zero_var, updates, masked + of)
 
 
 def first_not_finite(*arrays):

@@ -162,6 +162,49 @@ static int images_to_planes(struct arrays *a)
     return any_images(a, 1);
 }
 
+/* The rest of the mean takes the place of inv_std. */
+static int any_part_moments(struct arrays *a, const struct cbn_options *options)
+{
+    return cbn_part_moments(a->at[MEAN], a->at[INV_STD], a->at[M2], a->at[X], options, a->dtype, SIZES);
+}
+
+static int part_moments(struct arrays *a)
+{
+    return any_part_moments(a, NULL);
+}
+
+static int part_moments_weighted(struct arrays *a)
+{
+    const struct cbn_options options = {.weights = a->at[POSITIONS]};
+    return any_part_moments(a, &options);
+}
+
+/* The sums take the places of m2 and inv_std, and of inv_std there is the scale. */
+static int backward_sums(struct arrays *a)
+{
+    const struct cbn_options options = fused(a, 1, 1);
+    return cbn_backward_sums(a->at[M2], a->at[INV_STD], a->at[DY], a->at[X], a->at[MEAN], a->at[SCALE], &options,
+                             a->dtype, SIZES);
+}
+
+/* With a batch of three such parts. */
+static int any_backward_input(struct arrays *a, const struct cbn_options *options)
+{
+    return cbn_backward_input(a->at[DX], a->at[DY], a->at[X], a->at[WEIGHT], a->at[MEAN], a->at[SCALE], a->at[M2],
+                              a->at[INV_STD], 3.0 * (double)(a->outer * a->inner), options, a->dtype, a->dtype, SIZES);
+}
+
+static int backward_input(struct arrays *a)
+{
+    return any_backward_input(a, NULL);
+}
+
+static int backward_input_weighted(struct arrays *a)
+{
+    const struct cbn_options options = fused(a, 1, 1);
+    return any_backward_input(a, &options);
+}
+
 /* The sum takes the place of the first mean, to be compared as all results are. */
 static int count(struct arrays *a)
 {
@@ -196,5 +239,10 @@ const struct operation operations[] = {
     {"moments", moments, STATISTICS},
     {"weighted moments", moments_weighted, STATISTICS},
     {"count", count, BIT(MEAN)},
+    {"weighted moments of a part", part_moments_weighted, STATISTICS | BIT(INV_STD)},
+    {"moments of a part", part_moments, STATISTICS | BIT(INV_STD)},
+    {"sums of backward", backward_sums, BIT(M2) | BIT(INV_STD)},
+    {"backward from sums", backward_input, BIT(DX)},
+    {"weighted backward from sums", backward_input_weighted, BIT(DX) | BIT(DRESIDUAL)},
 };
 const int operation_count = COUNT(operations);
