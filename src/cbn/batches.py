@@ -4,7 +4,21 @@ import numpy as np
 
 from . import _core
 
-__all__ = ["Batch", "collected", "inverse_std", "is_skipped", "line_now", "running_line"]
+__all__ = ["Batch", "Call", "collected", "inverse_std", "is_skipped", "line_now", "moved", "running_line"]
+
+
+class Call:
+    """What a training call that is more than one call of C was given: checked, and laid out as x."""
+
+    def __init__(self, layer, x_given, residual, mask, sample_weight, out):
+        self.x = x = _core.laid_out(x_given, layer.axis, layer.num_features)
+        tracked = layer.track_running_stats and layer._collect is None
+        self.running = (*_core.checked_running(layer, x), _core.check_history(layer._history)) if tracked else ()
+        _core.check_layer_apart(layer, out)
+        self.y = _core.output_for(x, out, x_given, residual, mask, sample_weight, layer.axis)
+        self.mask, self.sample_weight = _core.positions(mask, sample_weight, x, layer.axis)
+        self.residual = None if residual is None else _core.same_as(residual, "residual", x, layer.axis)
+        self.given = (self.residual, self.mask, self.sample_weight)
 
 
 class Batch:
@@ -79,3 +93,19 @@ def collected(layer, collect, moments):
     with _core.lock:
         for batch in kept:
             collect(*batch)
+
+
+@_core.default_rounding
+def moved(layer, running, moments):
+    """The running statistics (if any), and copies moved by one batch after the other; by nonfinite's rule."""
+    copies, momentum = [array.copy() for array in running], layer.convention.weight_of_new(layer.momentum)
+    for count, mean, m2 in moments:
+        if not count:
+            continue
+        before = [array.copy() for array in copies]
+        if copies:
+            options = (layer.convention.variance, momentum, copies[2], layer.zero_debias, copies[3])
+            _core.commit_batch(*copies[:2], mean, m2, count, *options)
+        if layer.nonfinite != "propagate" and is_skipped(layer, mean, m2, *copies[:2]):
+            copies = before
+    return running, copies

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from . import _core
-from .batches import Batch, collected, is_skipped
+from .batches import Batch, Call, collected, moved
 
 __all__ = ["Ghosts", "forward", "ghost_slices"]
 
@@ -55,43 +55,20 @@ class Ghosts:
 
 
 @_core.default_rounding
-def _moved(layer, running, moments):
-    """The running statistics (if any), and copies moved by one batch after the other; by nonfinite's rule."""
-    copies, momentum = [array.copy() for array in running], layer.convention.weight_of_new(layer.momentum)
-    for count, mean, m2 in moments:
-        if not count:
-            continue
-        before = [array.copy() for array in copies]
-        if copies:
-            options = (layer.convention.variance, momentum, copies[2], layer.zero_debias, copies[3])
-            _core.commit_batch(*copies[:2], mean, m2, count, *options)
-        if layer.nonfinite != "propagate" and is_skipped(layer, mean, m2, *copies[:2]):
-            copies = before
-    return running, copies
-
-
-@_core.default_rounding
 def forward(layer, x_given, residual, mask, sample_weight, out):
-    x = _core.laid_out(x_given, layer.axis, layer.num_features)
+    call = Call(layer, x_given, residual, mask, sample_weight, out)
+    x, y, update = call.x, call.y, None
     if layer.axis in (0, -x.ndim):
         raise ValueError(f"axis must not be 0, along which ghost batches are cut; got {layer.axis} for rank {x.ndim}")
-    collect, update = layer._collect, None
-    tracked = layer.track_running_stats and collect is None
-    running = (*_core.checked_running(layer, x), _core.check_history(layer._history)) if tracked else ()
-    _core.check_layer_apart(layer, out)
-    y = _core.output_for(x, out, x_given, residual, mask, sample_weight, layer.axis)
-    mask, sample_weight = _core.positions(mask, sample_weight, x, layer.axis)
-    if residual is not None:
-        residual = _core.same_as(residual, "residual", x, layer.axis)
     slices = ghost_slices(x.shape[0], layer.virtual_batch_size, x[:1].size // max(layer.num_features, 1))
-    parts = [[None if a is None else a[part] for a in (residual, mask, sample_weight)] for part in slices]
+    parts = [[None if a is None else a[part] for a in call.given] for part in slices]
     zero_var, unbiased = layer.one_value == "zero_var", layer.convention.variance == "unbiased"
     for number, (part, (_, *weights)) in enumerate(zip(slices, parts, strict=True)):  # before anything is written
         of = f", in ghost batch {number + 1} of {len(slices)}" if len(slices) > 1 else ""
-        _core.check_values(x[part], layer.axis, *weights, zero_var, bool(running) and unbiased, of)
+        _core.check_values(x[part], layer.axis, *weights, zero_var, bool(call.running) and unbiased, of)
     if layer.nonfinite == "raise" and out is not None:
         pairs = zip(slices, parts, strict=True)
-        _moved(layer, running, [_core.moments(x[part], layer.axis, None, *given[1:]) for part, given in pairs])
+        moved(layer, call.running, [_core.moments(x[part], layer.axis, None, *given[1:]) for part, given in pairs])
     batches, moments = [], []
     for part, given in zip(slices, parts, strict=True):
         arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None)
@@ -100,8 +77,8 @@ def forward(layer, x_given, residual, mask, sample_weight, out):
         _, mean, m2, inv_std, count, *_ = _core.forward(x[part], *arguments, **options)
         batches.append(Batch(layer, x[part], y[part], mean, inv_std, *given))
         moments.append((count, mean, m2))
-    if collect is not None:
-        collected(layer, collect, moments)
+    if layer._collect is not None:
+        collected(layer, layer._collect, moments)
     else:
-        update = partial(_moved, layer, running, moments)
+        update = partial(moved, layer, call.running, moments)
     return (y if out is None else out), Ghosts(slices, batches, x, y, layer.axis), update

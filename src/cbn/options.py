@@ -11,6 +11,7 @@ __all__ = [
     "check_evaluation",
     "check_rank",
     "check_together",
+    "check_unset",
     "clipping",
     "described",
 ]
@@ -68,7 +69,7 @@ def clipping(bounds):
     return bounds
 
 
-def _check_unset(layer, names, where):
+def check_unset(layer, names, where):
     """Raise ValueError for the first of these options that is not its default."""
     for name in names:
         if getattr(layer, name):
@@ -78,13 +79,13 @@ def _check_unset(layer, names, where):
 def check_together(layer):
     """Raise ValueError for options that exclude each other."""
     if layer.renorm:
-        _check_unset(layer, ("virtual_batch_size", "zero_debias"), "with renorm")
+        check_unset(layer, ("virtual_batch_size", "zero_debias"), "with renorm")
     if not layer.track_running_stats:
-        _check_unset(layer, ("renorm", "frozen", "zero_debias"), "without running statistics")
+        check_unset(layer, ("renorm", "frozen", "zero_debias"), "without running statistics")
     if layer.convention.eps_place == "outside":
         if not layer.track_running_stats:
             raise ValueError("track_running_stats must be True with eps outside the root; got False")
-        _check_unset(layer, ("virtual_batch_size", "renorm"), "with eps outside the root")
+        check_unset(layer, ("virtual_batch_size", "renorm"), "with eps outside the root")
     if layer.virtual_batch_size is not None and layer.axis == 0:
         raise ValueError("axis must not be 0, along which ghost batches are cut; got 0")
 

@@ -13,6 +13,7 @@ __all__ = ["State"]
 class State:
     """The part of `BatchNorm` that normalizes nothing."""
 
+    _exchange = None  # with other ranks, where the batches of training calls have a part on each
     _collect = None  # takes count, mean and m2 of each training batch while `recompute_statistics` runs
 
     def train(self, mode=True):

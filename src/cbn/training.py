@@ -1,6 +1,6 @@
 """training: what a training call of a layer does, as its options say, but for its end, the commit."""
 
-from . import _core, ghosts, renormalization
+from . import _core, ghosts, renormalization, synchronized
 from .batches import Batch, collected, inverse_std, line_now, running_line
 
 __all__ = ["forward"]
@@ -15,6 +15,8 @@ def forward(layer, x, residual, mask, sample_weight, out):
         return _frozen(layer, x, *given, out)
     if layer.convention.eps_place != "inside":
         raise ValueError(f"convention must have eps inside the root for training; got {layer.convention.name!r}")
+    if layer.training and layer._exchange is not None:
+        return synchronized.forward(layer, x, *given, out)
     if layer.training and layer.virtual_batch_size is not None:
         return ghosts.forward(layer, x, *given, out)
     if layer.training and layer.renorm:
