@@ -25,9 +25,9 @@ def part_moments(object x_given, object axis, object num_threads, object mask=No
     return counted(count, options), count, found
 
 
-def check_parameters(cnp.ndarray x, object weight, object bias):
-    """That they go with x, which is laid out, as `forward` checks it."""
-    cdef Parameters parameters = Parameters(x, weight.size if weight is not None else bias.size)
+def check_parameters(cnp.ndarray x, Py_ssize_t channels, object weight, object bias):
+    """That they go with x, as `forward` checks it."""
+    cdef Parameters parameters = Parameters(x, channels)
     parameters.given(weight, "weight")
     parameters.given(bias, "bias")
 

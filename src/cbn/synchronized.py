@@ -135,7 +135,7 @@ class Part(Batch):
         dy = _core.same_as(dy, "dy", self.x, self.axis)
         others = (("mask", self.mask), ("sample_weight", self.sample_weight))
         outs = _core.gradient_outputs(out, self.residual, self.x, dy, self.axis, self.y, others)
-        _core.check_parameters(self.x, layer.weight, None)
+        _core.check_parameters(self.x, layer.num_features, layer.weight, None)
         statistics = (self.x, self.mean, self.inv_std, self.axis)
         given = (dy, *statistics, *self.activation, self.y, self.mask, self.sample_weight)
         own = _core.backward_sums(None, *given)
@@ -153,7 +153,7 @@ def _agreed(layer, x):
 def forward(layer, x, residual, mask, sample_weight, out):
     """The training call of a layer that has an `Exchange`; everything is checked before the ranks meet."""
     call = Call(layer, x, residual, mask, sample_weight, out)
-    _core.check_parameters(call.x, layer.weight, layer.bias)
+    _core.check_parameters(call.x, layer.num_features, layer.weight, layer.bias)
     counted, count, rows = _core.part_moments(call.x, layer.axis, None, call.mask, call.sample_weight)
     of_all = layer._exchange.gather(np.concatenate([[counted, count], rows.ravel()]), *_agreed(layer, call.x))
     counted, count, mean, m2 = merged_moments(of_all)
