@@ -32,7 +32,7 @@ class Linear:
 
     def __init__(self, weight, bias):
         self.weight = weight.copy()
-        self.bias = np.zeros(weight.shape[1], np.float32) if bias else None
+        self.bias = np.zeros(weight.shape[1], weight.dtype) if bias else None
 
     def __call__(self, x):
         self.x = x
@@ -58,14 +58,14 @@ class ReLU:
 
 
 class Network:
-    """Linear layers with ReLU between them, and a batch norm before each ReLU if asked for."""
+    """Linear layers with ReLU between them, and before each ReLU, if asked for, `norm(features)`."""
 
-    def __init__(self, weights, batch_norm):
+    def __init__(self, weights, norm=None):
         self.layers: list[Linear | ReLU | cbn.BatchNorm] = []
         for weight in weights[:-1]:
-            self.layers.append(Linear(weight, bias=not batch_norm))
-            if batch_norm:
-                self.layers.append(cbn.BatchNorm1d(weight.shape[1]))
+            self.layers.append(Linear(weight, bias=norm is None))
+            if norm is not None:
+                self.layers.append(norm(weight.shape[1]))
             self.layers.append(ReLU())
         self.layers.append(Linear(weights[-1], bias=True))
 
@@ -79,23 +79,37 @@ class Network:
             x = layer(x)
         return x
 
-    def train_step(self, x, labels, learning_rate):
-        """One step of gradient descent on softmax cross entropy; returns the mean loss."""
+    def backward(self, x, labels, count):
+        """Set the gradients of softmax cross entropy, summed over x and divided by `count`; returns that loss."""
         logits = self(x)
         logits -= logits.max(axis=1, keepdims=True)
         probability = np.exp(logits)
         probability /= probability.sum(axis=1, keepdims=True)
         rows = np.arange(len(labels))
-        loss = -np.log(np.maximum(probability[rows, labels], np.finfo(np.float32).tiny)).mean()
+        loss = -np.log(np.maximum(probability[rows, labels], np.finfo(np.float32).tiny)).sum() / count
         probability[rows, labels] -= 1
-        dy = probability / np.float32(len(labels))
+        dy = probability / probability.dtype.type(count)
         for layer in reversed(self.layers):
             dy = layer.backward(dy)
+        return float(loss)
+
+    def parameters(self):
+        """Pairs of a parameter and its gradient."""
         for layer in self.layers:
             for name in ("weight", "bias"):
                 if getattr(layer, name, None) is not None:
-                    getattr(layer, name)[...] -= np.float32(learning_rate) * getattr(layer, name + "_grad")
-        return float(loss)
+                    yield getattr(layer, name), getattr(layer, name + "_grad")
+
+    def descend(self, learning_rate):
+        """One step of gradient descent, in place."""
+        for parameter, gradient in self.parameters():
+            parameter -= parameter.dtype.type(learning_rate) * gradient
+
+    def train_step(self, x, labels, learning_rate):
+        """One step on the mean loss of a batch, which it returns."""
+        loss = self.backward(x, labels, len(labels))
+        self.descend(learning_rate)
+        return loss
 
     def train(self, mode=True):
         """Switch every batch norm to training or evaluation, and return the network."""
@@ -118,6 +132,11 @@ def load_data(rng):
     x, labels = (digits.data[order] / 16).astype(np.float32), digits.target[order]
     cut = len(x) * 3 // 4
     return (x[:cut], labels[:cut]), (x[cut:], labels[cut:])
+
+
+def initial_weights(rng, sizes, dtype):
+    """Of linear layers between so many features: normal, with the variance that a ReLU keeps (He et al. 2015)."""
+    return [rng.normal(0, np.sqrt(2 / m), (m, n)).astype(dtype) for m, n in itertools.pairwise(sizes)]
 
 
 def train_both(networks, training, test, args, rng):
@@ -211,8 +230,8 @@ def main():
     args = parse_args()
     rng = np.random.default_rng(SEED)
     training, test = load_data(rng)
-    weights = [rng.normal(0, np.sqrt(2 / m), (m, n)).astype(np.float32) for m, n in itertools.pairwise(SIZES)]
-    networks = [Network(weights, batch_norm) for batch_norm in (True, False)]
+    weights = initial_weights(rng, SIZES, np.float32)
+    networks = [Network(weights, norm) for norm in (cbn.BatchNorm1d, None)]
     print(
         f"{len(training[0])} training and {len(test[0])} test images, network {'-'.join(map(str, SIZES))}, "
         f"batches of {BATCH}, learning rate {args.learning_rate}"

@@ -6,7 +6,6 @@ file, if the network is not as good as it must be.
 """
 
 import argparse
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -19,8 +18,10 @@ from scipy.ndimage import affine_transform
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # examples/
-from digits import Linear, Network
+from digits import Linear, Network, initial_weights
 from network import SIDE, SIZES, Model, input_norm, save
+
+import cbn
 
 EPOCHS = 60
 BATCH = 64
@@ -65,8 +66,7 @@ def train(epochs: int) -> tuple[Network, Labelled]:
     """Return the trained network, and images and digits that it has not seen."""
     rng = np.random.default_rng(SEED)
     training, test = load_images(rng)
-    weights = [rng.normal(0, np.sqrt(2 / m), (m, n)).astype(np.float32) for m, n in itertools.pairwise(SIZES)]
-    network = Network(weights, batch_norm=True)
+    network = Network(initial_weights(rng, SIZES, np.float32), cbn.BatchNorm1d)
     network.layers.insert(0, input_norm())
     x = test[0].reshape(len(test[0]), -1).astype(np.float32)
     for epoch in range(1, epochs + 1):

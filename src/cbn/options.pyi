@@ -1,5 +1,6 @@
 # options: types of the checks of a layer's options.
 
+from collections.abc import Iterable
 from typing import Any, Final, final
 
 import numpy.typing as npt
@@ -13,6 +14,7 @@ __all__ = [
     "check_evaluation",
     "check_rank",
     "check_together",
+    "check_unset",
     "clipping",
     "described",
 ]
@@ -24,6 +26,7 @@ DEFAULT: Final[_Default]
 DEFAULTS: Final[dict[str, Any]]
 
 def batch_size(value: int | None) -> int | None: ...
+def check_unset(layer: BatchNorm, names: Iterable[str], where: str) -> None: ...
 def clipping(bounds: dict[str, float] | None) -> dict[str, float] | None: ...
 def check_together(layer: BatchNorm) -> None: ...
 def check_evaluation(layer: BatchNorm, name: str) -> None: ...

@@ -8,13 +8,16 @@ import numpy.typing as npt
 import onnx
 import onnx_ir
 import torch
+from mpi4py import MPI
 
 import cbn
 import cbn.interop.flax
 import cbn.interop.keras
+import cbn.interop.mpi
 import cbn.interop.onnx
 import cbn.interop.sklearn
 import cbn.interop.torch
+from cbn.interop.communicators import Communicator, ProcessGroupCommunicator, ThreadCommunicator
 
 Array = npt.NDArray[Any]
 
@@ -58,3 +61,14 @@ def of_sklearn(x: Array, layer: cbn.BatchNorm) -> None:
     assert_type(normalizer.mean_, npt.NDArray[np.float64] | None)
     assert_type(cbn.interop.sklearn.from_scaler(normalizer), cbn.BatchNorm)
     cbn.interop.sklearn.to_scaler(layer).transform(x)
+
+
+def of_mpi(x: Array) -> None:
+    layer = cbn.interop.mpi.SyncBatchNorm(3, momentum=None, activation="relu", comm=MPI.COMM_WORLD.Split(0))
+    assert_type(layer(x), Array)
+    assert_type(layer.state_dict()["weight"], Array)
+    threads = ThreadCommunicator.group(2, timeout=10)
+    assert_type(threads, list[ThreadCommunicator])
+    one: Communicator
+    for one in (cbn.interop.mpi.MPICommunicator(timeout=60), ProcessGroupCommunicator(), threads[0]):
+        cbn.interop.mpi.SyncBatchNorm(3, comm=one)

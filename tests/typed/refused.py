@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cbn
+import cbn.interop.mpi
 import cbn.interop.torch
 
 
@@ -48,3 +49,9 @@ def the_rest(x: npt.NDArray[np.float32], layer: cbn.BatchNorm) -> None:
     cbn.interop.torch.to_state_dict(layer, version=3)  # type: ignore[arg-type]
     cbn.interop.torch.accelerate(layer)  # type: ignore[type-var]
     cbn.no_such_name  # type: ignore[attr-defined]  # noqa: B018
+
+
+def ranks(layer: cbn.BatchNorm) -> None:
+    cbn.interop.mpi.SyncBatchNorm(3, comm=layer)  # type: ignore[arg-type]  # has no allgather
+    cbn.interop.mpi.SyncBatchNorm(3, virtual_batch_size=2)  # type: ignore[arg-type]
+    cbn.interop.mpi.MPICommunicator(timeout="1")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _core
 from ..libraries import library
 
-__all__ = ["Communicator", "MPICommunicator", "ProcessGroupCommunicator", "ThreadCommunicator", "communicator_of"]
+__all__ = ["Communicator", "MPICommunicator", "ProcessGroupCommunicator", "ThreadCommunicator"]
 
 TIMEOUT = 1800.0  # seconds, as torch.distributed has them
 _TESTS, _PAUSE = 2000, 5e-5  # how often in a row it is asked whether all have come, and the seconds between more such
@@ -151,9 +151,6 @@ class ProcessGroupCommunicator:
 class ThreadCommunicator:
     """The ranks of one process, a thread each: for tests, and to try things out. `group` makes all of them."""
 
-    def __init__(self, rank, rows, barrier):
-        self.rank, self._rows, self._barrier = rank, rows, barrier
-
     @classmethod
     def group(cls, size, timeout=TIMEOUT):
         """Return a list of so many communicators, one for each thread.
@@ -178,7 +175,10 @@ class ThreadCommunicator:
         if _core.check_integer(size, "size") < 1:
             raise ValueError(f"size must be 1 or more; got {size}")
         rows, barrier = [None] * size, threading.Barrier(size, timeout=_checked_timeout(timeout))
-        return [cls(rank, rows, barrier) for rank in range(size)]
+        group = [cls.__new__(cls) for _ in range(size)]
+        for rank, comm in enumerate(group):
+            comm.rank, comm._rows, comm._barrier = rank, rows, barrier
+        return group
 
     def allgather(self, values):
         """See `Communicator`."""
