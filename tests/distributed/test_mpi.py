@@ -64,4 +64,12 @@ def test_ranks_that_wait_in_vain_say_so(fault):
     process = launch(3, "faults.py", fault, 1)
     assert process.returncode != 0
     assert "TimeoutError: allgather must be joined by every rank within 1 s" in process.stdout + process.stderr
+    assert "again: allgather must not be called after it has been left without an answer" in process.stdout
     assert "goes on" not in process.stdout
+
+
+def test_communicators_are_checked():
+    """In one process, which is a world of one rank."""
+    process = launch(1, "alone.py")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout == "passed\n"

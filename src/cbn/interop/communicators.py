@@ -73,19 +73,19 @@ class MPICommunicator:
     def __init__(self, comm=None, timeout=TIMEOUT):
         mpi = library("mpi4py.MPI", "mpi")
         comm = mpi.COMM_WORLD if comm is None else comm
-        if not isinstance(comm, mpi.Intracomm):
-            raise TypeError(f"comm must be an mpi4py.MPI.Intracomm; got {type(comm).__name__}")
         if comm == mpi.COMM_NULL:
             raise ValueError("comm must have this process among its ranks; got MPI.COMM_NULL")
-        self.comm, self.timeout, self._lost = comm, _checked_timeout(timeout), None
+        if not isinstance(comm, mpi.Intracomm):
+            raise TypeError(f"comm must be an mpi4py.MPI.Intracomm; got {type(comm).__name__}")
+        self.comm, self.timeout, self._pending = comm, _checked_timeout(timeout), None
 
     def __reduce__(self):
         return type(self), (self.comm, self.timeout)
 
     def allgather(self, values):
         """See `Communicator`."""
-        if self._lost is not None:
-            raise TimeoutError("allgather must not be called after it has waited in vain; got another call")
+        if self._pending is not None:
+            raise TimeoutError("allgather must not be called after it has been left without an answer; got a call")
         comm = self._own()
         rows = np.empty((comm.size, values.size))
         self._wait(comm.Iallgather(values, rows), (values, rows))
@@ -104,18 +104,19 @@ class MPICommunicator:
         return own
 
     def _wait(self, request, needed):
-        for _ in range(_TESTS):
-            if request.Test():
-                return
-        last = time.monotonic() + self.timeout
+        self._pending = request, needed  # kept where this raises or is interrupted: MPI may still write there
+        tests, last = 0, time.monotonic() + self.timeout
         while not request.Test():
+            tests += 1
+            if tests < _TESTS:
+                continue
             if time.monotonic() > last:
-                self._lost = request, needed  # MPI may still write there
                 raise TimeoutError(
                     f"allgather must be joined by every rank within {self.timeout:g} s; got no answer: another rank "
                     "has died, has raised, or is somewhere else in the program"
                 )
             time.sleep(_PAUSE)
+        self._pending = None
 
 
 class ProcessGroupCommunicator:
