@@ -13,7 +13,7 @@ from .batches import Batch, Call, collected, inverse_std, moved
 __all__ = ["Exchange", "Part", "RankError", "forward"]
 
 _TEXT = 512  # bytes of what a rank says in words
-_AGREED = ("operation", "number of calls", "dtype of x", "options", "running statistics")  # what ranks must agree on
+_AGREED = ("operation", "number of calls", "dtype of x", "options", "statistics")  # what ranks must agree on
 
 
 class RankError(RuntimeError):
@@ -53,15 +53,15 @@ class Exchange:
         except Exception as lost:  # the first error is the one to raise
             error.add_note(f"The other ranks could not be told: {lost}")
 
-    def gather(self, values, dtype, options, running):
+    def gather(self, values, dtype, options, statistics):
         """Return the values of all ranks, a row for each, once they agree on everything else."""
-        self._meet(dtype, options, running)
+        self._meet(dtype, options, statistics)
         return self._gathered(values)
 
-    def _meet(self, dtype, options, running, error=None):
+    def _meet(self, dtype, options, statistics, error=None):
         """Hear whether all ranks are well and in the same call of the same layer; raise on every rank if not."""
         operation, self._operation = self._operation, None
-        said = (operation, str(self.calls), dtype, options, b"".join(array.tobytes() for array in running))
+        said = (operation, str(self.calls), dtype, options, b"".join(array.tobytes() for array in statistics))
         self.calls += 1
         numbers = [zlib.crc32(text if isinstance(text, bytes) else text.encode()) for text in said]
         rows = self._gathered(np.array([error is not None, *numbers], np.float64))
@@ -74,7 +74,7 @@ class Exchange:
             return
         for name, column, own in zip(_AGREED, rows.T[1:], said, strict=True):
             if (column != column[0]).any():
-                texts = self._words(own if isinstance(own, str) else _shown(running))
+                texts = self._words(own if isinstance(own, str) else _shown(statistics))
                 raise ValueError(f"{name} must be the same on every rank; got {_by_ranks(texts)}")
 
     def _gathered(self, values):
@@ -95,9 +95,9 @@ class Exchange:
         return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
 
-def _shown(running):
-    """The start of each of the running statistics."""
-    return " ".join(str(array.ravel()[:3]) for array in running)
+def _shown(statistics):
+    """The start of each."""
+    return " ".join(str(array.ravel()[:3]) for array in statistics)
 
 
 def _by_ranks(texts):
@@ -139,14 +139,10 @@ class Part(Batch):
         statistics = (self.x, self.mean, self.inv_std, self.axis)
         given = (dy, *statistics, *self.activation, self.y, self.mask, self.sample_weight)
         own = _core.backward_sums(None, *given)
-        total = summed(layer._exchange.gather(own.ravel(), *_agreed(layer, self.x)))
+        agreed = (self.x.dtype.name, repr(layer), (self.mean, self.inv_std))
+        total = summed(layer._exchange.gather(own.ravel(), *agreed))
         _core.backward_input(outs, layer.weight, total, self.count, None, *given)
         return outs[0], *own, *outs[1:]
-
-
-def _agreed(layer, x):
-    running = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
-    return x.dtype.name, repr(layer), [array for array in running if array is not None]
 
 
 @_core.default_rounding
@@ -155,7 +151,9 @@ def forward(layer, x, residual, mask, sample_weight, out):
     call = Call(layer, x, residual, mask, sample_weight, out)
     _core.check_parameters(call.x, layer.num_features, layer.weight, layer.bias)
     counted, count, rows = _core.part_moments(call.x, layer.axis, None, call.mask, call.sample_weight)
-    of_all = layer._exchange.gather(np.concatenate([[counted, count], rows.ravel()]), *_agreed(layer, call.x))
+    running = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
+    agreed = (call.x.dtype.name, repr(layer), [array for array in running if array is not None])
+    of_all = layer._exchange.gather(np.concatenate([[counted, count], rows.ravel()]), *agreed)
     counted, count, mean, m2 = merged_moments(of_all)
     zero_var, unbiased = layer.one_value == "zero_var", layer.convention.variance == "unbiased"
     _core.check_enough(counted, count, call.x, zero_var, bool(call.running) and unbiased, ", on all ranks together")

@@ -300,7 +300,7 @@ def disagreement_is_an_error_on_all(ranks):
     y = layer(x)
     refused(layer, lambda: layer.backward(y) if is_first else layer(x), "forward")
     layer.running_var[0] += is_first
-    refused(layer, lambda: layer(x), "running statistics must be the same on every rank")
+    refused(layer, lambda: layer(x), "statistics must be the same on every rank; got [")
 
 
 @case

@@ -59,9 +59,11 @@ def test_a_rank_that_ends_ends_all(fault, run, seen):
     assert "goes on" not in process.stdout
 
 
-@pytest.mark.parametrize("fault", ["is elsewhere", "stops"])
-def test_ranks_that_wait_in_vain_say_so(fault):
-    process = launch(3, "faults.py", fault, 1)
+@pytest.mark.parametrize(
+    ("fault", "run"), [("is elsewhere", ("-m", "mpi4py")), ("stops", ("-m", "mpi4py")), ("raises", ())]
+)
+def test_ranks_that_wait_in_vain_say_so(fault, run):
+    process = launch(3, "faults.py", fault, 1, run=run)
     assert process.returncode != 0
     assert "TimeoutError: allgather must be joined by every rank within 1 s" in process.stdout + process.stderr
     assert "again: allgather must not be called after it has been left without an answer" in process.stdout
