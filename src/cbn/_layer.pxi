@@ -95,6 +95,22 @@ def commit_batch(object running_mean, object running_var, cnp.ndarray mean, cnp.
            counter, zero_debias, history)
 
 
+def update_of(object layer, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray m2, object count):
+    """What such a batch does to the layer, by nonfinite's rule: an `Update` for `complete`, or None for nothing."""
+    cdef Update update = None
+    if layer.track_running_stats:
+        update = checked_update(layer.running_mean, layer.running_var, x, layer.num_features,
+                                layer.convention.weight_of_new(layer.momentum), layer.num_batches_tracked,
+                                layer.zero_debias, layer.convention.variance, layer._history)
+    bad = None if layer.nonfinite == "propagate" else bad_channel(update, mean, m2, count)
+    if layer.nonfinite == "raise":
+        refuse_channel(bad)
+    if update is None or not count or bad is not None:
+        return None
+    update.mean, update.m2, update.count = mean, m2, count
+    return update
+
+
 cdef list pairs_of(object targets, object values):
     """Targets and what `put` takes for them; values that are no parts of targets."""
     cdef list pairs = []

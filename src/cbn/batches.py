@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _core
 
-__all__ = ["Batch", "Call", "collected", "inverse_std", "is_skipped", "line_now", "moved", "running_line"]
+__all__ = ["Batch", "Call", "collected", "inverse_std", "is_skipped", "line_now", "running_line"]
 
 
 class Call:
@@ -93,19 +93,3 @@ def collected(layer, collect, moments):
     with _core.lock:
         for batch in kept:
             collect(*batch)
-
-
-@_core.default_rounding
-def moved(layer, running, moments):
-    """The running statistics (if any), and copies moved by one batch after the other; by nonfinite's rule."""
-    copies, momentum = [array.copy() for array in running], layer.convention.weight_of_new(layer.momentum)
-    for count, mean, m2 in moments:
-        if not count:
-            continue
-        before = [array.copy() for array in copies]
-        if copies:
-            options = (layer.convention.variance, momentum, copies[2], layer.zero_debias, copies[3])
-            _core.commit_batch(*copies[:2], mean, m2, count, *options)
-        if layer.nonfinite != "propagate" and is_skipped(layer, mean, m2, *copies[:2]):
-            copies = before
-    return running, copies

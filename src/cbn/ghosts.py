@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from . import _core
-from .batches import Batch, Call, collected, moved
+from .batches import Batch, Call, collected, is_skipped
 
 __all__ = ["Ghosts", "forward", "ghost_slices"]
 
@@ -55,6 +55,22 @@ class Ghosts:
 
 
 @_core.default_rounding
+def _moved(layer, running, moments):
+    """The running statistics (if any), and copies moved by one batch after the other; by nonfinite's rule."""
+    copies, momentum = [array.copy() for array in running], layer.convention.weight_of_new(layer.momentum)
+    for count, mean, m2 in moments:
+        if not count:
+            continue
+        before = [array.copy() for array in copies]
+        if copies:
+            options = (layer.convention.variance, momentum, copies[2], layer.zero_debias, copies[3])
+            _core.commit_batch(*copies[:2], mean, m2, count, *options)
+        if layer.nonfinite != "propagate" and is_skipped(layer, mean, m2, *copies[:2]):
+            copies = before
+    return running, copies
+
+
+@_core.default_rounding
 def forward(layer, x_given, residual, mask, sample_weight, out):
     call = Call(layer, x_given, residual, mask, sample_weight, out)
     x, y, update = call.x, call.y, None
@@ -68,7 +84,7 @@ def forward(layer, x_given, residual, mask, sample_weight, out):
         _core.check_values(x[part], layer.axis, *weights, zero_var, bool(call.running) and unbiased, of)
     if layer.nonfinite == "raise" and out is not None:
         pairs = zip(slices, parts, strict=True)
-        moved(layer, call.running, [_core.moments(x[part], layer.axis, None, *given[1:]) for part, given in pairs])
+        _moved(layer, call.running, [_core.moments(x[part], layer.axis, None, *given[1:]) for part, given in pairs])
     batches, moments = [], []
     for part, given in zip(slices, parts, strict=True):
         arguments = (layer.weight, layer.bias, layer.eps, layer.axis, y[part], None)
@@ -80,5 +96,5 @@ def forward(layer, x_given, residual, mask, sample_weight, out):
     if layer._collect is not None:
         collected(layer, layer._collect, moments)
     else:
-        update = partial(moved, layer, call.running, moments)
+        update = partial(_moved, layer, call.running, moments)
     return (y if out is None else out), Ghosts(slices, batches, x, y, layer.axis), update

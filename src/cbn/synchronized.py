@@ -3,12 +3,11 @@
 import copy
 import zlib
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 
 from . import _core, merging
-from .batches import Batch, Call, collected, inverse_std, moved
+from .batches import Batch, Call, collected, inverse_std
 
 __all__ = ["Exchange", "Part", "RankError", "forward"]
 
@@ -157,8 +156,7 @@ def forward(layer, x, residual, mask, sample_weight, out):
     counted, count, mean, m2 = merged_moments(of_all)
     zero_var, unbiased = layer.one_value == "zero_var", layer.convention.variance == "unbiased"
     _core.check_enough(counted, count, call.x, zero_var, bool(call.running) and unbiased, ", on all ranks together")
-    if layer.nonfinite == "raise":  # before out is written
-        moved(layer, call.running, [(count, mean, m2)])
+    update = _core.update_of(layer, call.x, mean, m2, count) if layer._collect is None else None  # may raise
     with np.errstate(all="ignore"):
         var = m2 / (count or 1)
     parameters = (mean, var, layer.weight, layer.bias, layer.eps, layer.axis, call.y, None, layer.num_features)
@@ -166,9 +164,6 @@ def forward(layer, x, residual, mask, sample_weight, out):
     _core.inference(call.x, *parameters, *extras)
     batch = Part(layer, call.x, call.y, mean, inverse_std(var, layer.eps), *call.given)
     batch.count = count
-    update = None
     if layer._collect is not None:
         collected(layer, layer._collect, [(count, mean, m2)])
-    else:
-        update = partial(moved, layer, call.running, [(count, mean, m2)])
     return (call.y if out is None else out), batch, update
