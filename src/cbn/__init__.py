@@ -23,6 +23,7 @@ from .runtime import (
     use_isa,
 )
 from .statistics import Moments, moments, update_running
+from .streaming import population_moments
 from .verify import OracleMismatch, Report
 
 __version__ = _load._core.version()[0]
@@ -56,6 +57,7 @@ __all__ = [
     "moments",
     "normalize_images",
     "num_threads",
+    "population_moments",
     "recompute_statistics",
     "reference",
     "set_num_threads",

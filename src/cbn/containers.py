@@ -13,7 +13,7 @@ import numpy as np
 from . import reading
 from .libraries import library
 
-__all__ = ["check_names", "load", "save"]
+__all__ = ["check_names", "check_target", "load", "save"]
 
 VERSION = 1
 LARGEST_META = 1 << 16
@@ -92,18 +92,18 @@ class SafeTensors:
         return self._tensors.array(name, shape)
 
 
-def _container_of(path):
+def _container_of(path, name):
     """Return the path and the class for its suffix."""
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a str or path-like; got {type(path).__name__}")
+        raise TypeError(f"{name} must be a str or path-like; got {type(path).__name__}")
     path = Path(path)
     kinds = {".npz": Npz, ".safetensors": SafeTensors}
     if path.suffix not in kinds or "\0" in str(path):
-        raise ValueError(f"path must end in {' or '.join(kinds)}; got {path.name!r}")
+        raise ValueError(f"{name} must end in {' or '.join(kinds)}; got {path.name!r}")
     return path, kinds[path.suffix]
 
 
-def _target_of(path):
+def _target_of(path, name):
     """Where a file is to be written: where links lead to, if there is a file or nothing yet."""
     target = Path(os.path.realpath(path))
     for is_wrong, error, number in (
@@ -113,8 +113,19 @@ def _target_of(path):
         if is_wrong:
             raise error(number, os.strerror(number), str(path))
     if target.exists() and not target.is_file():
-        raise ValueError(f"path must be an ordinary file; got {str(path)!r}, a pipe or device")
+        raise ValueError(f"{name} must be an ordinary file; got {str(path)!r}, a pipe or device")
     return target
+
+
+def check_target(path, name):
+    """Raise what `save` would raise for a path before anything is written; return whether there is a file."""
+    path, container = _container_of(path, name)
+    target = _target_of(path, name)
+    if container is SafeTensors:
+        library("safetensors.numpy", "safetensors")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return target.exists()
 
 
 def save(path, form, meta, arrays, build):
@@ -123,8 +134,8 @@ def save(path, form, meta, arrays, build):
     `form` names what the file holds, such as "cbn.BatchNorm"; `meta` is a dict of what JSON can hold. A process that
     is killed leaves a file ``.cbn-<32 hexadecimal digits>`` with the suffix.
     """
-    path, container = _container_of(path)
-    target = _target_of(path)
+    path, container = _container_of(path, "path")
+    target = _target_of(path, "path")
     meta = {"format": form, "version": VERSION, **meta}
     temporary = target.with_name(f".cbn-{uuid.uuid4().hex}{path.suffix}")
     try:
@@ -160,17 +171,17 @@ def _sync_folder(folder):
             os.close(handle)
 
 
-def load(path, form, build):
+def load(path, form, build, name="path"):
     """Return ``build(meta, file)`` of a file of that form; sizes are checked before anything is read."""
-    path, container = _container_of(path)
-    with reading.opened(path) as file:  # what cannot be opened is the system's error
+    path, container = _container_of(path, name)
+    with reading.opened(path, name) as file:  # what cannot be opened is the system's error
         try:
             return _built(file, container, form, build)
         except (MemoryError, ImportError):
             raise
         except Exception as error:  # damaged bytes make the parsers underneath raise nearly anything
             writer = form.removeprefix("cbn.") + ".save"
-            text = f"path must be a file that {writer} wrote; got {path.name!r}: "
+            text = f"{name} must be a file that {writer} wrote; got {path.name!r}: "
             raise ValueError(text + reading.shown(str(error) or type(error).__name__)) from error
 
 

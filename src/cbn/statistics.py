@@ -188,9 +188,14 @@ class Moments:
         ImportError
             If safetensors is needed and not installed.
         """
+        self._save(path, {})
+
+    def _save(self, path, more):
+        """With more in the text, which `load` does not heed."""
         values = Moments(self.count, self.mean, self.m2).to_dict()
         count = None if np.ndim(values["count"]) else values.pop("count")
-        containers.save(path, _FORM, {"channels": values["mean"].size, "count": count}, values, self._of_file)
+        meta = {"channels": values["mean"].size, "count": count, **more}
+        containers.save(path, _FORM, meta, values, self._of_file)
 
     @classmethod
     def load(cls, path):
@@ -207,6 +212,11 @@ class Moments:
             If the file is no such file, or is damaged.
         """
         return containers.load(path, _FORM, cls._of_file)
+
+    @classmethod
+    def _load(cls, path, key, name):
+        """Return the moments and what `_save` was given by that key, or None. The file's name in errors is `name`."""
+        return containers.load(path, _FORM, lambda meta, file: (cls._of_file(meta, file), meta.get(key)), name)
 
     @classmethod
     def _of_file(cls, meta, file):
