@@ -19,12 +19,13 @@ _KEY = "run"  # of what a checkpoint says beside the moments
 class Run:
     """The sum of the parts so far, and the file that keeps it.
 
-    `data` says in texts what the parts are made of; a file whose texts differ is of other data. `of` is the number of
-    parts, None where only their end will tell.
+    `data` says in texts what the parts are made of; a file whose texts differ is of other data. `of` and `channels` are
+    the numbers of parts and channels, None where only the parts will tell.
     """
 
-    def __init__(self, path, data, of=None):
-        self._path, self._data, self._of = path, {"number of batches": _text(of), **data}, of
+    def __init__(self, path, data, of=None, channels=None):
+        self._path, self._data = path, {**data, "number of batches": _text(of)}
+        self._of, self._channels = of, channels
         self._sum = None, 0  # one object, so that an interrupt finds both or none
         self.is_finished = False
         self._found = self._saved = None  # what the file says of the data, and what it has counted
@@ -47,9 +48,11 @@ class Run:
                 "checkpoint must be a file that population_moments or cbn.interop.dask.moments began; "
                 "got moments that say nothing of a run"
             )
-        self._found = run["data"]
+        self._found, found = run["data"], moments.mean.size
         for key, text in self._data.items():
             self._check_same(key, text)
+        if self._channels not in (None, found):
+            raise ValueError(f"checkpoint must have {self._channels} channels; got {found}")
         counted, is_finished = run["counted"], run["finished"]
         if self._of is not None and (counted > self._of or is_finished is not (counted == self._of)):
             end = "with an end" if is_finished else "without an end"

@@ -91,7 +91,7 @@ def run_of_array(x, axis, checkpoint, name):
     axis = check_form(x.shape, x.dtype, axis, name)
     lengths = cut(x, axis)
     data = {"shape": str(x.shape), "dtype": x.dtype.name, "channel axis": str(axis), "blocks of": str(lengths)}
-    return Run(checkpoint, data, number(x.shape, lengths)), lengths
+    return Run(checkpoint, data, number(x.shape, lengths), x.shape[axis]), lengths
 
 
 def _of_iterable(batches, axis, checkpoint, progress):

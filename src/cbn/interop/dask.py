@@ -94,7 +94,7 @@ def _of_dask_array(x, axis, checkpoint):
         "chunks of hash": hashlib.sha256(chunks.encode()).hexdigest()[:16],
     }
     of = math.prod(n for a, n in enumerate(x.numblocks) if a != axis)
-    run = Run(checkpoint, data, of)
+    run = Run(checkpoint, data, of, int(x.shape[axis]))
     if run.is_finished:
         return run, None, None, None
     blocks, have_common_tasks = dask_tasks.blocks_of(x, axis)
