@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import sys
 from collections import deque
 
 from ..libraries import library
@@ -15,8 +14,7 @@ AHEAD = 4  # tasks under way for each thread of a worker
 def client():
     """The distributed.Client that computes at the moment, if one does."""
     found = getattr(library("dask.base", "dask").get_scheduler(), "__self__", None)
-    distributed = sys.modules.get("distributed")
-    return found if distributed and isinstance(found, distributed.Client) else None
+    return found if found is not None and isinstance(found, library("distributed", "dask").Client) else None
 
 
 def done(tasks, first, all_at_once=False):
@@ -42,24 +40,35 @@ def _in_rounds(tasks, first, all_at_once):
 
 
 def _in_window(workers, tasks, first, all_at_once):
-    """By workers elsewhere, which are given the next tasks before the first of those before are done."""
+    """By workers elsewhere, which are given the next tasks before those that they have are done."""
     waiting = deque()
     try:
         if all_at_once:
             waiting.extend(workers.compute(list(tasks)))  # in one piece, so that nothing is computed again
-        for number in itertools.count(first):
-            room = AHEAD * max(1, sum(workers.nthreads().values())) - len(waiting)
-            waiting.extend(workers.compute(task) for task in itertools.islice(tasks, max(0, room)))
+        room = 0
+        while True:
+            if len(waiting) <= room // 2:  # several at a time: handing over costs more than a small task
+                room = AHEAD * max(1, sum(workers.nthreads().values()))
+                waiting.extend(workers.compute(list(itertools.islice(tasks, room - len(waiting)))))
             if not waiting:
                 return
+            some = _done_first(waiting)
             try:
-                result = waiting[0].result()
+                results = workers.gather(some)
             except Exception as error:
-                error.add_note(f"in part {number}, counted from 0")
+                error.add_note(f"in part {first}, counted from 0")
                 raise
-            del waiting[0]
-            yield result
+            for result in results:
+                waiting.popleft()
+                first += 1
+                yield result
     finally:
         if waiting:
             with contextlib.suppress(Exception):  # of workers that are gone
                 workers.cancel(list(waiting))
+
+
+def _done_first(waiting):
+    """The first one, and those after it that are done if it is."""
+    done = list(itertools.takewhile(lambda future: future.status == "finished", waiting))
+    return done or [waiting[0]]
