@@ -57,7 +57,7 @@ def test_pages(page, tmp_path, monkeypatch):
     )
 
 
-SYSTEMS = ("flax", "keras", "onnx", "sklearn", "torch")
+SYSTEMS = ("dask", "flax", "keras", "onnx", "sklearn", "torch")
 PUBLIC = [(cbn, name) for name in cbn.__all__]
 PUBLIC += [(m, n) for s in SYSTEMS for m in [importlib.import_module(f"cbn.interop.{s}")] for n in m.__all__]
 

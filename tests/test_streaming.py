@@ -14,7 +14,8 @@ from states import damaged
 from test_progress import Terminal
 
 import cbn
-from cbn import accumulating, blocks
+from cbn import accumulating, blocks, libraries
+from cbn.interop import dask
 
 DTYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 SUFFIXES = (".npz", ".safetensors")
@@ -177,6 +178,14 @@ REFUSED = [
 def test_refused(batches, options, error, text):
     with pytest.raises(error, match=text):
         cbn.population_moments(batches, **options)
+
+
+def test_dask_is_asked_for_where_it_is_missing(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dask"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"dask must be installed \(pip install 'cbn\[dask\]'\); got no such module"):
+        dask.moments(X)
 
 
 # --- checkpoints ---

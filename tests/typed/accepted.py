@@ -75,6 +75,8 @@ def statistics(layer: cbn.BatchNorm, x: npt.NDArray[np.float32]) -> None:
     assert_type((total.mean, total.var(1)), tuple[Doubles, Doubles])
     assert_type(cbn.Moments.from_dict((total - total).to_dict()), cbn.Moments)
     cbn.update_running(np.zeros(2), np.ones(2), total, 0.1, unbiased=False)
+    assert_type(cbn.population_moments(x, axis=-1, checkpoint="run.npz"), cbn.Moments)
+    assert_type(cbn.population_moments((x for _ in range(3)), progress=False), cbn.Moments)
     cbn.recompute_statistics(layer, [x, x], mode="paper")
     pairs = [(x, "label")]
     cbn.recompute_statistics({"first": layer}, pairs, lambda pair: layer(pair[0]))

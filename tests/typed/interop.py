@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from typing import Any, assert_type
 
+import dask.array
+import dask.delayed
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -11,6 +13,7 @@ import torch
 from mpi4py import MPI
 
 import cbn
+import cbn.interop.dask
 import cbn.interop.flax
 import cbn.interop.keras
 import cbn.interop.mpi
@@ -72,3 +75,9 @@ def of_mpi(x: Array) -> None:
     one: Communicator
     for one in (cbn.interop.mpi.MPICommunicator(timeout=60), ProcessGroupCommunicator(), threads[0]):
         cbn.interop.mpi.SyncBatchNorm(3, comm=one)
+
+
+def of_dask(x: Array, lazy: dask.array.Array, path: str) -> None:
+    assert_type(cbn.interop.dask.moments(lazy, axis=-1, checkpoint=path), cbn.Moments)
+    assert_type(cbn.interop.dask.moments(x), cbn.Moments)
+    cbn.interop.dask.moments([dask.delayed.delayed(np.zeros)((2, 3))], progress=False)

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cbn
+import cbn.interop.dask
 import cbn.interop.mpi
 import cbn.interop.torch
 
@@ -44,6 +45,9 @@ def the_rest(x: npt.NDArray[np.float32], layer: cbn.BatchNorm) -> None:
     cbn.FeatureNormalizer(nan="omit")  # type: ignore[arg-type]
     cbn.moments(x) + 1  # type: ignore[operator]
     cbn.recompute_statistics(layer, [(x, "label")], mode="swa")  # type: ignore[call-overload]
+    cbn.population_moments(x, 1)  # type: ignore[call-arg]  # axis by keyword only
+    cbn.population_moments(x, checkpoint=True)  # type: ignore[arg-type]
+    cbn.interop.dask.moments(layer)  # type: ignore[arg-type]
     cbn.fold_conv(x, None, layer).error + 1  # type: ignore[operator]  # perhaps None
     cbn.update_running([0.0], [1.0], cbn.moments(x), 0.1)  # type: ignore[arg-type]  # in place
     cbn.interop.torch.to_state_dict(layer, version=3)  # type: ignore[arg-type]
