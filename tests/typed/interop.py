@@ -4,13 +4,13 @@ from collections import OrderedDict
 from typing import Any, assert_type
 
 import dask.array
-import dask.delayed
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir
 import torch
 from mpi4py import MPI
+from dask.delayed import delayed
 
 import cbn
 import cbn.interop.dask
@@ -80,4 +80,4 @@ def of_mpi(x: Array) -> None:
 def of_dask(x: Array, lazy: dask.array.Array, path: str) -> None:
     assert_type(cbn.interop.dask.moments(lazy, axis=-1, checkpoint=path), cbn.Moments)
     assert_type(cbn.interop.dask.moments(x), cbn.Moments)
-    cbn.interop.dask.moments([dask.delayed.delayed(np.zeros)((2, 3))], progress=False)
+    cbn.interop.dask.moments([delayed(np.zeros)((2, 3))], progress=False)
