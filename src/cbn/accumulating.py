@@ -26,8 +26,7 @@ class Run:
     def __init__(self, path, data, of=None, channels=None):
         self._path, self._data = path, {**data, "number of batches": _text(of)}
         self._of, self._channels = of, channels
-        self._sum = None, 0  # one object, so that an interrupt finds both or none
-        self.is_finished = False
+        self._sum, self._has_ended = (None, 0), False  # one object, so that an interrupt finds both or none
         self._found = self._saved = None  # what the file says of the data, and what it has counted
         if path is not None and containers.check_target(path, "checkpoint"):
             self._resume()
@@ -40,6 +39,10 @@ class Run:
     @property
     def counted(self):
         return self._sum[1]
+
+    @property
+    def is_finished(self):
+        return self._has_ended or 0 < self.counted == self._of
 
     def _resume(self):
         moments, run = Moments._load(self._path, _KEY, "checkpoint")
@@ -57,7 +60,7 @@ class Run:
         if self._of is not None and (counted > self._of or is_finished is not (counted == self._of)):
             end = "with an end" if is_finished else "without an end"
             raise ValueError(f"checkpoint must end after {self._of} batches; got one with {counted}, {end}")
-        self._sum, self._saved, self.is_finished = (moments, counted), counted, is_finished
+        self._sum, self._saved, self._has_ended = (moments, counted), counted, is_finished
 
     def _check_same(self, key, text):
         if (found := self._found.get(key, "none")) != text:
@@ -77,16 +80,15 @@ class Run:
                 f"{name} must have {self.moments.mean.size} channels, as those before; got {part.mean.size}"
             )
         self._sum = (part if self.moments is None else self.moments + part), self.counted + 1
-        self.is_finished = self.counted == self._of
 
     def save_if_due(self):
         if time.monotonic() >= self._due:
             self.save()
 
     def finish(self):
-        if not self.is_finished or self.counted != self._saved:
-            self.is_finished, self._saved = True, None
-            self.save()
+        if not self.is_finished:  # as far as the file says
+            self._has_ended, self._saved = True, None
+        self.save()
 
     def save(self):
         """Write the file, if there is to be one and it does not say so already."""

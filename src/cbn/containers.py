@@ -92,7 +92,7 @@ class SafeTensors:
         return self._tensors.array(name, shape)
 
 
-def _container_of(path, name):
+def _container_of(path, name="path"):
     """Return the path and the class for its suffix."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{name} must be a str or path-like; got {type(path).__name__}")
@@ -103,7 +103,7 @@ def _container_of(path, name):
     return path, kinds[path.suffix]
 
 
-def _target_of(path, name):
+def _target_of(path, name="path"):
     """Where a file is to be written: where links lead to, if there is a file or nothing yet."""
     target = Path(os.path.realpath(path))
     for is_wrong, error, number in (
@@ -134,8 +134,8 @@ def save(path, form, meta, arrays, build):
     `form` names what the file holds, such as "cbn.BatchNorm"; `meta` is a dict of what JSON can hold. A process that
     is killed leaves a file ``.cbn-<32 hexadecimal digits>`` with the suffix.
     """
-    path, container = _container_of(path, "path")
-    target = _target_of(path, "path")
+    path, container = _container_of(path)
+    target = _target_of(path)
     meta = {"format": form, "version": VERSION, **meta}
     temporary = target.with_name(f".cbn-{uuid.uuid4().hex}{path.suffix}")
     try:

@@ -61,9 +61,9 @@ def moments(x, *, axis=1, checkpoint=None, progress=True):
     Examples
     --------
     >>> import numpy as np, cbn.interop.dask
-    >>> import dask.array  # doctest: +SKIP
-    >>> x = dask.array.from_array(np.array([[1.0, 2.0], [3.0, 6.0]]), chunks=1)  # doctest: +SKIP
-    >>> cbn.interop.dask.moments(x)  # doctest: +SKIP
+    >>> import dask.array
+    >>> x = dask.array.from_array(np.array([[1.0, 2.0], [3.0, 6.0]]), chunks=1)
+    >>> cbn.interop.dask.moments(x)
     Moments(count=2, mean=array([2., 4.]), m2=array([2., 8.]))
     """
     _core.check_flag(progress, "progress")
