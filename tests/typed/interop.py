@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir
 import torch
-from mpi4py import MPI
 from dask.delayed import delayed
+from mpi4py import MPI
 
 import cbn
 import cbn.interop.dask
