@@ -27,5 +27,5 @@ def test_every_step_is_that_of_one_process(size, tmp_path):
 
 
 def test_wrong_arguments_end_it():
-    process = launch(2, PROGRAM, "--epochs", 0)
+    process = launch(1, PROGRAM, "--epochs", 0)
     assert process.returncode != 0 and "--epochs must be 1 or more; got 0" in process.stderr
