@@ -23,7 +23,7 @@ NEEDED = {
 }
 
 
-OF_TORCH = tuple(f"cbn.interop.torch_{name}" for name in ("batch", "fixed", "modules", "operators"))
+OF_TORCH = tuple(f"cbn.interop.torch_{name}" for name in ("batch", "fixed", "modules", "operators", "sync"))
 
 
 def imported(name):

@@ -1,6 +1,8 @@
 """test_interop: what converters refuse, and what they do without the libraries of the other systems."""
 
 import sys
+import threading
+import time
 from collections import OrderedDict
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import cbn
 from cbn.interop import flax, keras, sklearn, torch
+from cbn.libraries import library
 
 ONES = np.ones(3, np.float32)
 TORCH = {"bn.weight": ONES, "bn.bias": ONES, "bn.running_mean": ONES, "bn.running_var": ONES, "conv.weight": ONES}
@@ -181,6 +184,18 @@ def test_without_the_library(export, name, monkeypatch):
     monkeypatch.delitem(sys.modules, "sklearn.preprocessing", raising=False)
     with pytest.raises(ImportError, match=rf"{name} must be installed \(pip install 'cbn\[{name}\]'\)"):
         export(cbn.BatchNorm(3))
+
+
+def test_a_library_that_another_thread_imports(tmp_path, monkeypatch):
+    """It is whole when `library` returns it."""
+    (tmp_path / "slow_library.py").write_text("import time\ntime.sleep(0.2)\nname = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = threading.Thread(target=library, args=("slow_library", "slow"))
+    other.start()
+    while other.is_alive() and "slow_library" not in sys.modules:
+        time.sleep(0.001)
+    assert library("slow_library", "slow").name == 1
+    other.join()
 
 
 def test_bfloat16_weights():

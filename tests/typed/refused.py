@@ -51,6 +51,9 @@ def the_rest(x: npt.NDArray[np.float32], layer: cbn.BatchNorm) -> None:
     cbn.fold_conv(x, None, layer).error + 1  # type: ignore[operator]  # perhaps None
     cbn.update_running([0.0], [1.0], cbn.moments(x), 0.1)  # type: ignore[arg-type]  # in place
     cbn.interop.torch.to_state_dict(layer, version=3)  # type: ignore[arg-type]
+    cbn.interop.torch.SyncBatchNorm(3, 1e-5, "sum")  # type: ignore[arg-type]
+    cbn.interop.torch.SyncBatchNorm(3, comm="world")  # type: ignore[arg-type]
+    cbn.interop.torch.convert_sync_batchnorm(layer)  # type: ignore[type-var]
     cbn.interop.torch.accelerate(layer)  # type: ignore[type-var]
     cbn.no_such_name  # type: ignore[attr-defined]  # noqa: B018
 

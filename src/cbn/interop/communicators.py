@@ -145,7 +145,7 @@ class ProcessGroupCommunicator:
         """See `Communicator`."""
         torch, distributed = library("torch", "torch"), library("torch.distributed", "torch")
         rows = torch.empty((distributed.get_world_size(self.group), values.size), dtype=torch.float64)
-        distributed.all_gather_into_tensor(rows, torch.from_numpy(values), group=self.group)
+        distributed.all_gather(list(rows), torch.from_numpy(values), group=self.group)
         return rows.numpy()
 
 

@@ -12,7 +12,7 @@ STANDARD_SCALER = Convention("standard_scaler", variance="biased", eps=0.0, mome
 
 
 # its bases are scikit-learn's
-__getattr__ = on_demand(__name__, ("FeatureNormalizer",), "sklearn", "cbn.interop.sklearn_estimator")
+__getattr__ = on_demand(__name__, {"FeatureNormalizer": "cbn.interop.sklearn_estimator"}, "sklearn")
 
 
 def __dir__():

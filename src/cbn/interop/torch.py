@@ -9,9 +9,13 @@ from ..libraries import on_demand
 from ..options import DEFAULT
 from .layers import build, exported
 
-_MODULES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cache", "restore")
+_NAMES_OF = {
+    "torch_modules": ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cache", "restore"),
+    "torch_sync": ("SyncBatchNorm", "convert_sync_batchnorm"),
+}
+_SOURCES = {name: f"cbn.interop.{module}" for module, names in _NAMES_OF.items() for name in names}
 
-__all__ = [*_MODULES, "from_state_dict", "to_state_dict"]
+__all__ = [*_SOURCES, "from_state_dict", "to_state_dict"]
 
 _NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -111,7 +115,7 @@ def to_state_dict(layer, prefix="", *, count=None, variance="convert", version=2
     return state
 
 
-__getattr__ = on_demand(__name__, _MODULES, "torch", "cbn.interop.torch_modules")
+__getattr__ = on_demand(__name__, _SOURCES, "torch")
 
 
 def __dir__():

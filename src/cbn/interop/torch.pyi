@@ -9,12 +9,15 @@ from torch import Tensor
 from .._types import Conversion, Default
 from ..layer import BatchNorm
 from .torch_modules import BatchNorm1d, BatchNorm2d, BatchNorm3d, accelerate, empty_cache, restore
+from .torch_sync import SyncBatchNorm, convert_sync_batchnorm
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "SyncBatchNorm",
     "accelerate",
+    "convert_sync_batchnorm",
     "empty_cache",
     "from_state_dict",
     "restore",

@@ -13,15 +13,14 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "accelerate", "empty_cac
 _DTYPES = tuple(getattr(torch, name) for name in FLOATS)
 
 
-class _OnCbn:
-    """forward by cbn's operators for what they take, by torch's own for everything else."""
+class OnCbn:
+    """Of a batch norm of torch: forward by cbn's operators for what they take, by torch's own for everything else."""
 
     def forward(self, input):
         if isinstance(input, torch.fx.Proxy):  # a leaf of the graph, as torch's own modules are
             return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), {})
         parameters, running = (self.weight, self.bias), (self.running_mean, self.running_var)
-        tensors = [tensor for tensor in (input, *parameters, *running) if tensor is not None]
-        if not (input.dtype in _DTYPES and all(map(_is_on_cpu, tensors)) and _are_plain(tensors)):
+        if not self.is_cbns(input):
             return super().forward(input)
         self._check_input_dim(input)
         if not self.training and (running[0] is not None or running[1] is not None):
@@ -31,6 +30,12 @@ class _OnCbn:
             count = input.numel() // max(input.shape[1], 1)
             update_running(*running, self.num_batches_tracked, mean, m2, count, self.momentum)
         return y
+
+    def is_cbns(self, input):
+        """Whether all tensors of a call are of a kind that cbn takes."""
+        own = (self.weight, self.bias, self.running_mean, self.running_var)
+        tensors = [tensor for tensor in (input, *own) if tensor is not None]
+        return input.dtype in _DTYPES and all(map(_is_on_cpu, tensors)) and _are_plain(tensors)
 
 
 def _is_on_cpu(tensor):
@@ -46,11 +51,11 @@ def _are_plain(tensors):
     return forward_ad._current_level < 0 and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
-class BatchNorm1d(_OnCbn, torch.nn.BatchNorm1d):
+class BatchNorm1d(OnCbn, torch.nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` on cbn's kernels, for (N, C) and (N, C, L); for the rest see `BatchNorm2d`."""
 
 
-class BatchNorm2d(_OnCbn, torch.nn.BatchNorm2d):
+class BatchNorm2d(OnCbn, torch.nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` on cbn's kernels: its arguments, attributes, state, hooks and gradients, twice.
 
     Parameters
@@ -81,7 +86,7 @@ class BatchNorm2d(_OnCbn, torch.nn.BatchNorm2d):
     """
 
 
-class BatchNorm3d(_OnCbn, torch.nn.BatchNorm3d):
+class BatchNorm3d(OnCbn, torch.nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d` on cbn's kernels, for (N, C, D, H, W); for the rest see `BatchNorm2d`."""
 
 
@@ -120,7 +125,7 @@ def accelerate(model):
     >>> model[1], type(model[1]).__module__
     (BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True), 'cbn.interop.torch')
     """
-    return _swapped(model, _TO_OWN)
+    return swapped(model, _TO_OWN)
 
 
 def restore(model):
@@ -148,10 +153,11 @@ def restore(model):
     >>> type(norm).__module__
     'torch.nn.modules.batchnorm'
     """
-    return _swapped(model, _TO_TORCH)
+    return swapped(model, _TO_TORCH)
 
 
-def _swapped(model, classes):
+def swapped(model, classes):
+    """The model, whose modules have other classes where the dict `classes` has their own."""
     if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"model must be a torch.nn.Module, not compiled by TorchScript; got {type(model).__name__}")
     for module in model.modules():
