@@ -1,0 +1,116 @@
+"""distributed_model: the latency-bandwidth model of a gathering, its fit, and what it predicts for ResNet-50."""
+
+import itertools
+
+import numpy as np
+
+import cbn
+import timing
+from cbn import synchronized
+from cbn.interop.communicators import ThreadCommunicator
+from cbn.interop.mpi import SyncBatchNorm
+from distributed_rank import gatherings, trainer
+
+# (channels, height and width, how many such layers): the 53 batch norms of ResNet-50 for images of 224x224, as
+# networks.py has them
+RESNET50 = [
+    (64, 112, 1),
+    (64, 56, 6),
+    (256, 56, 4),
+    (128, 56, 1),
+    (128, 28, 7),
+    (512, 28, 5),
+    (256, 28, 1),
+    (256, 14, 11),
+    (1024, 14, 7),
+    (512, 14, 1),
+    (512, 7, 5),
+    (2048, 7, 4),
+]
+# Assumed, not measured: seconds per message and per byte, a rank on each machine.
+LINKS = {"10 Gbit/s, 30 us": (30e-6, 8 / 10e9), "100 Gbit/s, 2 us": (2e-6, 8 / 100e9)}
+CLUSTERS = (8, 16, 64, 256)
+# How many messages a rank waits for, one after the other: Bruck or recursive doubling, and a ring.
+FORMS = {"log2 P": lambda ranks: (ranks - 1).bit_length(), "P - 1": lambda ranks: ranks - 1}
+
+
+def terms(form, ranks, size):
+    """What alpha0, alpha and beta are multiplied with; the bytes of all others come in, whatever the form."""
+    return [1, FORMS[form](ranks), (ranks - 1) * size]
+
+
+def fitted(points):
+    """The fit of each form to (ranks, bytes, seconds): the least squares of the relative errors; None without.
+
+    alpha0 is what a gathering of one rank costs, alpha the time of a message, beta that of a byte.
+    """
+    fits = []
+    for form in FORMS:
+        matrix = np.array([terms(form, ranks, size) for ranks, size, _ in points], float)
+        seconds = np.array([t for _, _, t in points])
+        scale = abs(matrix).max(0)  # bytes and messages differ by orders of magnitude
+        relative = matrix / scale / seconds[:, None]
+        if not scale.all() or np.linalg.matrix_rank(relative) < 3:
+            return None
+        parameters = np.linalg.lstsq(relative, np.ones(len(points)), rcond=None)[0] / scale
+        errors = matrix @ parameters / seconds - 1
+        names = ("alpha0", "alpha", "beta")
+        fits.append(
+            {"form": form, "rms": float(np.sqrt(np.mean(errors**2))), "errors": errors.tolist()}
+            | dict(zip(names, parameters.tolist(), strict=True))
+        )
+    return min(fits, key=lambda fit: fit["rms"]) | {"decided": max(ranks for ranks, *_ in points) > 2}
+
+
+def modelled(fit, ranks, size):
+    """The model's seconds for one gathering."""
+    return float(np.dot(terms(fit["form"], ranks, size), [fit["alpha0"], fit["alpha"], fit["beta"]]))
+
+
+def compute_seconds(samples, repeats):
+    """Forward and backward of each of ResNet-50's layers on one thread without synchronization, by row of RESNET50."""
+    seconds = []
+    for channels, side, _ in RESNET50:
+        x, dy = np.random.default_rng(0).standard_normal((2, samples, channels, side, side), np.float32)
+        calls = {"alone": trainer(cbn.BatchNorm(channels), x, dy)}
+        seconds.append(timing.measure(calls, repeats)["alone"].median)
+    return seconds
+
+
+def overhead_seconds(repeats):
+    """What a synchronized step costs on one rank that sends nothing, beyond the plain one, on 128 values."""
+    x = np.random.default_rng(0).standard_normal((2, 64, 1, 1), np.float32)
+    (comm,) = ThreadCommunicator.group(1)
+    layers = {"sync": SyncBatchNorm(64, comm=comm), "alone": cbn.BatchNorm(64)}
+    samples = timing.measure({name: trainer(layer, x, x) for name, layer in layers.items()}, repeats)
+    return samples["sync"].median - samples["alone"].median
+
+
+def merging_seconds(ranks, channels, repeats):
+    """Merging what all ranks have sent in one step, forward and backward."""
+    rng = np.random.default_rng(0)
+    moments = np.hstack([np.full((ranks, 2), 100.0), rng.random((ranks, 3 * channels))])
+    sums = rng.random((ranks, 2 * channels))
+
+    def merge():
+        synchronized.merged_moments(moments)
+        synchronized.summed(sums)
+
+    return timing.measure({"merge": merge}, repeats)["merge"].median
+
+
+def predictions(alpha0, overhead, compute, repeats):
+    """A list of dicts: seconds per training step of ResNet-50's batch norms on larger clusters, part by part."""
+    layers = [(channels, count) for channels, _, count in RESNET50]
+    total = sum(t * count for t, (_, count) in zip(compute, layers, strict=True))
+    found = []
+    for ranks in CLUSTERS:
+        cost = {channels: merging_seconds(ranks, channels, repeats) for channels in {c for c, _ in layers}}
+        merging = sum(cost[channels] * count for channels, count in layers)
+        for (link, (alpha, beta)), form in itertools.product(LINKS.items(), FORMS):
+            fit = {"form": form, "alpha0": alpha0, "alpha": alpha, "beta": beta}
+            messages = sum(count * modelled(fit, ranks, n) for channels, count in layers for n in gatherings(channels))
+            more = messages + merging + overhead * sum(count for _, count in layers)
+            parts = {"messages": messages, "merging": merging, "more": more, "share": more / total}
+            found.append({"ranks": ranks, "link": link, "form": form} | parts)
+    return found
