@@ -124,7 +124,7 @@ def row_of(transport, ranks, parts, others):
         "bytes_counted": sum(parts[0]["bytes"]),
         "bytes_received": (ranks - 1) * sum(wanted),
         "cpus_used_by_others": others,
-        "gathers": {int(n.split()[1]): statistics.median(t) for n, t in seconds.items() if n.startswith("gather ")},
+        "gathers": {int(n.split()[1]): min(t) for n, t in seconds.items() if n.startswith("gather ")},
         "seconds": {name: summary(t) for name, t in seconds.items()},
     }
 
@@ -167,31 +167,43 @@ def print_rows(rows):
     print("sent, received: bytes per step and rank, as the formula has them and as counted: equal in every row")
 
 
+def gathers_of(rows, transport, most):
+    """The least seconds of the single gatherings of up to so many ranks, by (ranks, bytes)."""
+    found = {}
+    for row in rows:
+        if row["transport"] == transport and row["ranks"] <= most:
+            for size, seconds in row["gathers"].items():
+                key = row["ranks"], size
+                found[key] = min(seconds, found.get(key, seconds))
+    return dict(sorted(found.items()))
+
+
 def fits_of(rows):
     """By transport, the fit to the gatherings of ranks that have a CPU each."""
-    fits = {}
-    for transport in dict.fromkeys(row["transport"] for row in rows):
-        own = [row for row in rows if row["transport"] == transport and not row["oversubscribed"]]
-        points = [(row["ranks"], size, t) for row in own for size, t in row["gathers"].items()]
-        fit = model.fitted(points) if points else None
-        if fit:
-            fits[transport] = fit | {"points": points}
-    return fits
+    fits = {name: model.fitted(gathers_of(rows, name, CPUS)) for name in dict.fromkeys(r["transport"] for r in rows)}
+    return {name: fit for name, fit in fits.items() if fit}
 
 
-def print_fits(fits):
-    print("\nt(P, n) = alpha0 + alpha * messages(P) + beta * (P - 1) * n, n bytes from each of P ranks")
+def print_fits(fits, rows):
+    print("\nt(P, n) = alpha0 + alpha * messages(P) + beta * (P - 1) * n, n bytes from each of P ranks; least times")
     if not fits:
-        print("no fit: it takes 1 and 2 ranks with a CPU each, and two sizes")
+        print("no fit: it takes 1 and 2 ranks with a CPU each")
+        return
     for transport, fit in fits.items():
-        form = fit["form"] if fit["decided"] else "any: 1 and 2 ranks do not tell log2 P from P - 1"
-        worst = max(fit["errors"], key=abs)
+        form = fit["form"] if fit["decided"] else "log2 P or P - 1, the same on 2 ranks"
         print(
             f"{transport:14} alpha0 {1e6 * fit['alpha0']:.2f} us, alpha {1e6 * fit['alpha']:.2f} us, beta "
-            f"{1e9 * fit['beta']:.3f} ns/byte, messages {form}; errors: rms {fit['rms']:.0%}, worst {worst:+.0%}"
+            f"{1e9 * fit['beta']:.3f} ns/byte, messages(P) {form}; errors: rms {fit['rms']:.0%}, "
+            f"worst {fit['worst']:+.0%}"
         )
-        for (ranks, size, seconds), error in zip(fit["points"], fit["errors"], strict=True):
-            print(f"  P = {ranks}, n = {size:6}: {1e6 * seconds:8.2f} us, model {error:+.0%}")
+    print(f"{'ranks':>5}{'bytes':>8}" + "".join(f"{name + ' us':>18}{'model':>7}" for name in fits))
+    measured = {transport: gathers_of(rows, transport, CPUS) for transport in fits}
+    for ranks, size in next(iter(measured.values())):
+        cells = ""
+        for transport, fit in fits.items():
+            seconds = measured[transport][ranks, size]
+            cells += f"{1e6 * seconds:18.1f}{model.modelled(fit, ranks, size) / seconds - 1:+7.0%}"
+        print(f"{ranks:5}{size:8}{cells}")
 
 
 def predicted(options, fits):
@@ -251,7 +263,7 @@ def main():
     print(", ".join(f"{transport}: {library}" for transport, library in libraries.items()))
     print_rows(rows)
     fits = fits_of(rows)
-    print_fits(fits)
+    print_fits(fits, rows)
     clusters = predicted(options, fits)
     if options.plot:
         distributed_plot.draw(rows, fits, CPUS, options.plot)

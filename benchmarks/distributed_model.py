@@ -34,37 +34,31 @@ CLUSTERS = (8, 16, 64, 256)
 FORMS = {"log2 P": lambda ranks: (ranks - 1).bit_length(), "P - 1": lambda ranks: ranks - 1}
 
 
-def terms(form, ranks, size):
-    """What alpha0, alpha and beta are multiplied with; the bytes of all others come in, whatever the form."""
-    return [1, FORMS[form](ranks), (ranks - 1) * size]
+def modelled(fit, ranks, size):
+    """The model's seconds for one gathering; the bytes of all others come in, whatever the form."""
+    return fit["alpha0"] + fit["alpha"] * FORMS[fit["form"]](ranks) + fit["beta"] * (ranks - 1) * size
 
 
 def fitted(points):
-    """The fit of each form to (ranks, bytes, seconds): the least squares of the relative errors; None without.
+    """The form that fits best to the seconds by (ranks, bytes), or None if there is too little.
 
-    alpha0 is what a gathering of one rank costs, alpha the time of a message, beta that of a byte.
+    alpha0 is what one rank alone needs for the smallest gathering, alpha the time of a message, beta that of a byte:
+    the least squares of the relative errors on two ranks and more.
     """
+    alone = {size: t for (ranks, size), t in points.items() if ranks == 1}
+    several = {key: t for key, t in points.items() if key[0] > 1}
+    if not alone or len(several) < 2:
+        return None
+    alpha0, seconds = alone[min(alone)], np.array(list(several.values()))
     fits = []
-    for form in FORMS:
-        matrix = np.array([terms(form, ranks, size) for ranks, size, _ in points], float)
-        seconds = np.array([t for _, _, t in points])
-        scale = abs(matrix).max(0)  # bytes and messages differ by orders of magnitude
-        relative = matrix / scale / seconds[:, None]
-        if not scale.all() or np.linalg.matrix_rank(relative) < 3:
-            return None
-        parameters = np.linalg.lstsq(relative, np.ones(len(points)), rcond=None)[0] / scale
-        errors = matrix @ parameters / seconds - 1
-        names = ("alpha0", "alpha", "beta")
-        fits.append(
-            {"form": form, "rms": float(np.sqrt(np.mean(errors**2))), "errors": errors.tolist()}
-            | dict(zip(names, parameters.tolist(), strict=True))
-        )
-    return min(fits, key=lambda fit: fit["rms"]) | {"decided": max(ranks for ranks, *_ in points) > 2}
-
-
-def modelled(fit, ranks, size):
-    """The model's seconds for one gathering."""
-    return float(np.dot(terms(fit["form"], ranks, size), [fit["alpha0"], fit["alpha"], fit["beta"]]))
+    for form, messages in FORMS.items():
+        terms = np.array([[messages(ranks), (ranks - 1) * size] for ranks, size in several]) / seconds[:, None]
+        scale = terms.max(0)  # bytes and messages differ by orders of magnitude
+        alpha, beta = np.linalg.lstsq(terms / scale, 1 - alpha0 / seconds, rcond=None)[0] / scale
+        fit = {"form": form, "alpha0": alpha0, "alpha": float(alpha), "beta": float(beta)}
+        errors = [modelled(fit, *key) / t - 1 for key, t in several.items()]
+        fits.append(fit | {"rms": float(np.sqrt(np.mean(np.square(errors)))), "worst": max(errors, key=abs)})
+    return min(fits, key=lambda fit: fit["rms"]) | {"decided": max(ranks for ranks, _ in several) > 2}
 
 
 def compute_seconds(samples, repeats):
@@ -108,8 +102,10 @@ def predictions(alpha0, overhead, compute, repeats):
         cost = {channels: merging_seconds(ranks, channels, repeats) for channels in {c for c, _ in layers}}
         merging = sum(cost[channels] * count for channels, count in layers)
         for (link, (alpha, beta)), form in itertools.product(LINKS.items(), FORMS):
-            fit = {"form": form, "alpha0": alpha0, "alpha": alpha, "beta": beta}
-            messages = sum(count * modelled(fit, ranks, n) for channels, count in layers for n in gatherings(channels))
+            assumed = {"form": form, "alpha0": alpha0, "alpha": alpha, "beta": beta}
+            messages = sum(
+                count * modelled(assumed, ranks, n) for channels, count in layers for n in gatherings(channels)
+            )
             more = messages + merging + overhead * sum(count for _, count in layers)
             parts = {"messages": messages, "merging": merging, "more": more, "share": more / total}
             found.append({"ranks": ranks, "link": link, "form": form} | parts)

@@ -121,7 +121,7 @@ def measure(calls, repeats, comm):
 
     Each timed sample follows an untimed one of the same length.
     """
-    first = np.array([min(sample(call, 1, comm), sample(call, 1, comm)) for call in calls.values()])
+    first = np.array([min(sample(call, 1, comm) for _ in range(5)) for call in calls.values()])
     slowest = comm.allgather(first).max(0)
     numbers = [max(1, math.ceil(SHORTEST_SAMPLE / t)) for t in slowest]
     seconds = np.empty((len(calls), repeats))
