@@ -167,20 +167,11 @@ def print_rows(rows):
     print("sent, received: bytes per step and rank, as the formula has them and as counted: equal in every row")
 
 
-def gathers_of(rows, transport, most):
-    """The least seconds of the single gatherings of up to so many ranks, by (ranks, bytes)."""
-    found = {}
-    for row in rows:
-        if row["transport"] == transport and row["ranks"] <= most:
-            for size, seconds in row["gathers"].items():
-                key = row["ranks"], size
-                found[key] = min(seconds, found.get(key, seconds))
-    return dict(sorted(found.items()))
-
-
 def fits_of(rows):
     """By transport, the fit to the gatherings of ranks that have a CPU each."""
-    fits = {name: model.fitted(gathers_of(rows, name, CPUS)) for name in dict.fromkeys(r["transport"] for r in rows)}
+    fits = {
+        name: model.fitted(model.gathers_of(rows, name, CPUS)) for name in dict.fromkeys(r["transport"] for r in rows)
+    }
     return {name: fit for name, fit in fits.items() if fit}
 
 
@@ -197,7 +188,7 @@ def print_fits(fits, rows):
             f"worst {fit['worst']:+.0%}"
         )
     print(f"{'ranks':>5}{'bytes':>8}" + "".join(f"{name + ' us':>18}{'model':>7}" for name in fits))
-    measured = {transport: gathers_of(rows, transport, CPUS) for transport in fits}
+    measured = {transport: model.gathers_of(rows, transport, CPUS) for transport in fits}
     for ranks, size in next(iter(measured.values())):
         cells = ""
         for transport, fit in fits.items():

@@ -1,6 +1,7 @@
 """distributed_model: the latency-bandwidth model of a gathering, its fit, and what it predicts for ResNet-50."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -32,6 +33,17 @@ LINKS = {"10 Gbit/s, 30 us": (30e-6, 8 / 10e9), "100 Gbit/s, 2 us": (2e-6, 8 / 1
 CLUSTERS = (8, 16, 64, 256)
 # How many messages a rank waits for, one after the other: Bruck or recursive doubling, and a ring.
 FORMS = {"log2 P": lambda ranks: (ranks - 1).bit_length(), "P - 1": lambda ranks: ranks - 1}
+
+
+def gathers_of(rows, transport, most=math.inf):
+    """The least seconds of the single gatherings of up to so many ranks, by (ranks, bytes), in order."""
+    found = {}
+    for row in rows:
+        if row["transport"] == transport and row["ranks"] <= most:
+            for size, seconds in row["gathers"].items():
+                key = row["ranks"], size
+                found[key] = min(seconds, found.get(key, seconds))
+    return dict(sorted(found.items()))
 
 
 def modelled(fit, ranks, size):

@@ -1,6 +1,6 @@
 """distributed_plot: step times against the number of ranks, and the model's gatherings beside the measured ones."""
 
-import distributed_model
+import distributed_model as model
 
 
 def draw(rows, fits, cpus, path):
@@ -13,7 +13,7 @@ def draw(rows, fits, cpus, path):
     for (above, below), transport in zip(axes.T, transports, strict=True):
         own = [row for row in rows if row["transport"] == transport]
         _steps(above, own, cpus)
-        _gatherings(below, own, fits.get(transport), cpus)
+        _gatherings(below, model.gathers_of(rows, transport), fits.get(transport), cpus)
         above.set_title(transport)
     axes[0, 0].set_ylabel("ms per forward + backward")
     axes[1, 0].set_ylabel("us per gathering")
@@ -30,21 +30,18 @@ def _steps(a, rows, cpus):
     if ranks[-1] > cpus:
         a.axvspan(max(cpus + 0.5, ranks[0] - 0.5), ranks[-1] + 0.5, color="0.9")
     a.set_xticks(ranks)
-    a.set_xlabel(f"ranks (grey: more than the {cpus} CPUs; dotted: without synchronization)")
+    a.set_xlabel(f"ranks (dotted: not synchronized; grey: > {cpus} CPUs)")
     a.set_ylim(bottom=0)
     a.legend(fontsize=7)
 
 
-def _gatherings(a, rows, fit, cpus):
-    for index, ranks in enumerate(sorted({row["ranks"] for row in rows})):
-        points = sorted(p for row in rows if row["ranks"] == ranks for p in row["gathers"].items())
-        sizes = [size for size, _ in points]
-        style = "o" if ranks <= cpus else "x"
-        label = f"{ranks} ranks{'' if ranks <= cpus else ', oversubscribed'}"
-        a.loglog(sizes, [1e6 * t for _, t in points], style, color=f"C{index}", markersize=4, label=label)
+def _gatherings(a, gathers, fit, cpus):
+    for index, ranks in enumerate(dict.fromkeys(ranks for ranks, _ in gathers)):
+        own = {size: 1e6 * seconds for (of, size), seconds in gathers.items() if of == ranks}
+        style, mark = ("o", "") if ranks <= cpus else ("x", ", oversubscribed")
+        a.loglog(list(own), list(own.values()), style, color=f"C{index}", markersize=4, label=f"P = {ranks}{mark}")
         if fit and ranks <= cpus:
-            model = [1e6 * distributed_model.modelled(fit, ranks, size) for size in sizes]
-            a.loglog(sizes, model, "-", color=f"C{index}")
+            a.loglog(list(own), [1e6 * model.modelled(fit, ranks, size) for size in own], "-", color=f"C{index}")
     a.set_xlabel("bytes per rank (lines: the model)")
     a.grid(alpha=0.3)
     a.legend(fontsize=7)
