@@ -72,9 +72,11 @@ def finished(processes):
             said = process.communicate(timeout=JOB_TIMEOUT)[0]
             if process.returncode:
                 raise UserError(f"the ranks must end well; got status {process.returncode}:\n{said[-2000:]}")
+    except subprocess.TimeoutExpired:
+        raise UserError(f"the ranks must end within {JOB_TIMEOUT} s; got no end") from None
     finally:
         for process in processes:
-            process.kill()
+            process.terminate()  # not kill: mpiexec ends its ranks, too
             process.wait()
 
 
@@ -236,6 +238,8 @@ def parse():
         raise UserError(f"--ranks must be 1 or more; got {min(options.ranks)}")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot must have matplotlib (pip install '.[bench]'); got no such module")
+    if options.plot and not os.access(options.plot.parent, os.W_OK):
+        raise UserError(f"--plot must be a file that can be written; got {options.plot}")
     options.channels = CHANNELS
     if options.quick:
         options.ranks, options.channels, options.rounds, options.repeats, options.samples = [1, 2], (64, 2048), 1, 3, 2
