@@ -1,5 +1,6 @@
 """distributed_rank: what each rank of a job of `distributed.py` measures; rank 0 writes it to a file."""
 
+import atexit
 import json
 import math
 import os
@@ -52,6 +53,7 @@ def gloo(store):
     torch.set_num_threads(1)
     given = {"rank": rank, "world_size": size, "timeout": timedelta(seconds=TIMEOUT)}
     distributed.init_process_group("gloo", init_method=f"file://{store}", **given)
+    atexit.register(distributed.destroy_process_group)  # otherwise its threads may abort the process at its end
 
     def plain(values, rows):
         return partial(distributed.all_gather_into_tensor, torch.from_numpy(rows.ravel()), torch.from_numpy(values))
