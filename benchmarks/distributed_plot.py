@@ -15,6 +15,7 @@ def draw(rows, fits, cpus, path):
         _steps(above, own, cpus)
         _gatherings(below, model.gathers_of(rows, transport), fits.get(transport), cpus)
         above.set_title(transport)
+    axes[0, 0].set_ylim(bottom=0)  # at the end: before, it would fix the top
     axes[0, 0].set_ylabel("ms per forward + backward")
     axes[1, 0].set_ylabel("us per gathering")
     figure.savefig(path)
@@ -31,7 +32,6 @@ def _steps(a, rows, cpus):
         a.axvspan(max(cpus + 0.5, ranks[0] - 0.5), ranks[-1] + 0.5, color="0.9")
     a.set_xticks(ranks)
     a.set_xlabel(f"ranks (dotted: not synchronized; grey: > {cpus} CPUs)")
-    a.set_ylim(bottom=0)
     a.legend(fontsize=7)
 
 
