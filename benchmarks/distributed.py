@@ -200,19 +200,21 @@ def print_fits(fits, rows):
 
 
 def predicted(options, fits):
-    """Print and return what larger clusters would add to ResNet-50's batch norms."""
+    """Print and return what synchronizing would add to ResNet-50's batch norms on larger clusters."""
     if not fits:
         return None
+    alpha0 = min(fit["alpha0"] for fit in fits.values())
     with cbn.num_threads(1):
-        compute = model.compute_seconds(options.samples, options.repeats)
-        overhead = model.overhead_seconds(options.repeats)
-        alpha0 = min(fit["alpha0"] for fit in fits.values())
-        found = model.predictions(alpha0, overhead, compute, options.repeats)
-    total = sum(t * count for t, (*_, count) in zip(compute, model.RESNET50, strict=True))
+        layers = model.layer_seconds(options.samples, options.repeats)
+        pairs = zip(layers, model.RESNET50, strict=True)
+        total, local = np.sum(
+            [[alone * count, longer * count] for (alone, longer), (*_, count) in pairs], axis=0
+        ).tolist()
+        found = model.predictions(alpha0, local, total, options.repeats)
     print(
         f"\nResNet-50's 53 batch norms, {options.samples} images of 224x224 per rank: {1e3 * total:.0f} ms per step of "
-        f"training on one thread, measured here.\nOn larger clusters, NOT measured: links as assumed, merging and "
-        f"{1e6 * overhead:.0f} us per layer besides as measured here\n"
+        f"training on one thread, measured here.\nSynchronizing adds {1e3 * local:.0f} ms on one rank, measured; on "
+        "more ranks merging, measured, and\nmessages, NOT measured: of the model, on links as assumed\n"
         f"{'ranks':>5}  {'link':18}{'messages(P)':13}{'messages ms':>12}{'merging ms':>12}{'all ms':>8}{'share':>8}"
     )
     for one in found:
@@ -220,7 +222,8 @@ def predicted(options, fits):
             f"{one['ranks']:5}  {one['link']:18}{one['form']:13}{1e3 * one['messages']:12.1f}"
             f"{1e3 * one['merging']:12.1f}{1e3 * one['more']:8.1f}{one['share']:8.1%}"
         )
-    return {"compute": compute, "overhead": overhead, "alpha0": alpha0, "samples": options.samples, "clusters": found}
+    measured = {"samples": options.samples, "alone_and_longer": layers, "seconds": total, "local": local}
+    return measured | {"alpha0": alpha0, "clusters": found}
 
 
 def parse():

@@ -73,23 +73,20 @@ def fitted(points):
     return min(fits, key=lambda fit: fit["rms"]) | {"decided": max(ranks for ranks, _ in several) > 2}
 
 
-def compute_seconds(samples, repeats):
-    """Forward and backward of each of ResNet-50's layers on one thread without synchronization, by row of RESNET50."""
-    seconds = []
+def layer_seconds(samples, repeats):
+    """Forward and backward of each of ResNet-50's layers on one thread, by row of RESNET50.
+
+    A pair: without synchronization, and what a synchronized layer takes longer on one rank, which sends nothing.
+    """
+    found = []
+    (comm,) = ThreadCommunicator.group(1)
     for channels, side, _ in RESNET50:
         x, dy = np.random.default_rng(0).standard_normal((2, samples, channels, side, side), np.float32)
-        calls = {"alone": trainer(cbn.BatchNorm(channels), x, dy)}
-        seconds.append(timing.measure(calls, repeats)["alone"].median)
-    return seconds
-
-
-def overhead_seconds(repeats):
-    """What a synchronized step costs on one rank that sends nothing, beyond the plain one, on 128 values."""
-    x = np.random.default_rng(0).standard_normal((2, 64, 1, 1), np.float32)
-    (comm,) = ThreadCommunicator.group(1)
-    layers = {"sync": SyncBatchNorm(64, comm=comm), "alone": cbn.BatchNorm(64)}
-    samples = timing.measure({name: trainer(layer, x, x) for name, layer in layers.items()}, repeats)
-    return samples["sync"].median - samples["alone"].median
+        layers = {"sync": SyncBatchNorm(channels, comm=comm), "alone": cbn.BatchNorm(channels)}
+        measured = timing.measure({name: trainer(layer, x, dy) for name, layer in layers.items()}, repeats)
+        longer = float(np.nanmedian(measured["sync"].seconds - measured["alone"].seconds))
+        found.append((measured["alone"].median, longer))
+    return found
 
 
 def merging_seconds(ranks, channels, repeats):
@@ -105,20 +102,22 @@ def merging_seconds(ranks, channels, repeats):
     return timing.measure({"merge": merge}, repeats)["merge"].median
 
 
-def predictions(alpha0, overhead, compute, repeats):
-    """A list of dicts: seconds per training step of ResNet-50's batch norms on larger clusters, part by part."""
+def predictions(alpha0, local, total, repeats):
+    """A list of dicts: what synchronizing adds to a training step of ResNet-50 on larger clusters, in seconds.
+
+    local is what it adds on one rank, total the time of the layers without it.
+    """
     layers = [(channels, count) for channels, _, count in RESNET50]
-    total = sum(t * count for t, (_, count) in zip(compute, layers, strict=True))
     found = []
     for ranks in CLUSTERS:
-        cost = {channels: merging_seconds(ranks, channels, repeats) for channels in {c for c, _ in layers}}
+        cost = {c: merging_seconds(ranks, c, repeats) - merging_seconds(1, c, repeats) for c in dict(layers)}
         merging = sum(cost[channels] * count for channels, count in layers)
         for (link, (alpha, beta)), form in itertools.product(LINKS.items(), FORMS):
             assumed = {"form": form, "alpha0": alpha0, "alpha": alpha, "beta": beta}
             messages = sum(
                 count * modelled(assumed, ranks, n) for channels, count in layers for n in gatherings(channels)
             )
-            more = messages + merging + overhead * sum(count for _, count in layers)
+            more = local + messages + merging
             parts = {"messages": messages, "merging": merging, "more": more, "share": more / total}
             found.append({"ranks": ranks, "link": link, "form": form} | parts)
     return found
