@@ -6,7 +6,7 @@ import numpy as np
 
 from . import _core, arrays
 
-__all__ = ["checked_counts", "merged", "merged_parts", "without"]
+__all__ = ["checked_counts", "in_order", "merged", "merged_parts", "without"]
 
 _MOST, _MOST_WHOLE = 1e300, 2**63 - 1  # that a count may be, as a float and as an integer
 
@@ -60,20 +60,21 @@ def merged(a, b):
 def merged_parts(counts, means, rests, m2s):
     """Return count, mean and m2 of parts whose means are known to twice the digits, as `means + rests`.
 
-    counts are those of the parts, in a list; the others have a row for each part. All is added in the order of the
-    parts. Unlike `merged` it loses nothing where parts lie apart, however far they are from 0.
+    `counts` is a list, the others have a row for each part. All is added in the order of the parts. Unlike `merged` it
+    loses nothing where parts lie apart, however far they are from 0.
     """
-    count, present = sum(counts), [part for part, values in enumerate(counts) if values]
-    if not present:
-        return count, np.zeros_like(means[0]), np.zeros_like(m2s[0])
-    anchor, shift, m2 = means[present[0]], 0.0, 0.0
+    count, weights = sum(counts), np.array(counts, np.float64)[:, np.newaxis]
+    anchor = means[weights.argmax()]  # of a part that has values, if one has
     with np.errstate(all="ignore"):
-        steps = {part: (means[part] - anchor) + rests[part] for part in present}
-        for part, step in steps.items():
-            shift = shift + step * (counts[part] / count)
-        for part, step in steps.items():
-            m2 = m2 + m2s[part] + (step - shift) * ((step - shift) * counts[part])
-        return count, anchor + shift, m2
+        steps = (means - anchor) + rests
+        shift = in_order(steps * (weights / (count or 1)))
+        steps -= shift
+        return count, anchor + shift, in_order(m2s + steps * (steps * weights))
+
+
+def in_order(rows):
+    """Add rows one after the other, as np.sum need not."""
+    return np.add.accumulate(rows)[-1]
 
 
 @_core.default_rounding

@@ -1,18 +1,27 @@
 """synchronized: training calls on a batch of which each rank of a group of processes has a part."""
 
 import copy
+import operator
 import zlib
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 
-from . import _core, merging
+from . import _core, checkpoint, merging
 from .batches import Batch, Call, collected, inverse_std
 
 __all__ = ["Exchange", "Part", "RankError", "forward"]
 
 _TEXT = 512  # bytes of what a rank says in words
 _AGREED = ("operation", "number of calls", "dtype of x", "options", "statistics")  # what ranks must agree on
+_OPTIONS = operator.itemgetter(*checkpoint.OPTIONS, "_convention")
+
+
+@cache
+def name_of(dtype):
+    """Its name, for which NumPy takes microseconds."""
+    return dtype.name
 
 
 class RankError(RuntimeError):
@@ -29,6 +38,7 @@ class Exchange:
 
     def __init__(self, communicator):
         self.communicator, self.calls, self._operation = communicator, 0, None
+        self._described = None, ""  # the options of a layer, and what repr makes of them
 
     def __deepcopy__(self, memo):
         return copy.copy(self)  # the ranks stay the same
@@ -57,6 +67,13 @@ class Exchange:
         self._meet(dtype, options, statistics)
         return self._gathered(values)
 
+    def described(self, layer):
+        """repr(layer), made anew only where an option has changed: it takes as long as a small call."""
+        options = (*_OPTIONS(vars(layer)), layer.weight is None, layer.bias is None)
+        if options != self._described[0]:
+            self._described = options, repr(layer)
+        return self._described[1]
+
     def _meet(self, dtype, options, statistics, error=None):
         """Hear whether all ranks are well and in the same call of the same layer; raise on every rank if not."""
         operation, self._operation = self._operation, None
@@ -71,8 +88,8 @@ class Exchange:
                 told = "; ".join(f"{texts[rank]} (rank {rank})" for rank in failed)
                 raise RankError(f"{operation} must succeed on every rank; got {told}")
             return
-        for name, column, own in zip(_AGREED, rows.T[1:], said, strict=True):
-            if (column != column[0]).any():
+        for name, own, differs in zip(_AGREED, said, (rows != rows[0]).any(axis=0)[1:], strict=True):
+            if differs:
                 texts = self._words(own if isinstance(own, str) else _shown(statistics))
                 raise ValueError(f"{name} must be the same on every rank; got {_by_ranks(texts)}")
 
@@ -117,11 +134,8 @@ def merged_moments(rows):
 @_core.default_rounding
 def summed(rows):
     """Add what `_core.backward_sums` found on each rank, in the order of the ranks."""
-    total = rows[0]
     with np.errstate(all="ignore"):
-        for row in rows[1:]:
-            total = total + row
-    return total.reshape(2, -1)
+        return merging.in_order(rows).reshape(2, -1)
 
 
 class Part(Batch):
@@ -138,7 +152,7 @@ class Part(Batch):
         statistics = (self.x, self.mean, self.inv_std, self.axis)
         given = (dy, *statistics, *self.activation, self.y, self.mask, self.sample_weight)
         own = _core.backward_sums(None, *given)
-        agreed = (self.x.dtype.name, repr(layer), (self.mean, self.inv_std))
+        agreed = (name_of(self.x.dtype), layer._exchange.described(layer), (self.mean, self.inv_std))
         total = summed(layer._exchange.gather(own.ravel(), *agreed))
         _core.backward_input(outs, layer.weight, total, self.count, None, *given)
         return outs[0], *own, *outs[1:]
@@ -151,8 +165,9 @@ def forward(layer, x, residual, mask, sample_weight, out):
     _core.check_parameters(call.x, layer.num_features, layer.weight, layer.bias)
     counted, count, rows = _core.part_moments(call.x, layer.axis, None, call.mask, call.sample_weight)
     running = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
-    agreed = (call.x.dtype.name, repr(layer), [array for array in running if array is not None])
-    of_all = layer._exchange.gather(np.concatenate([[counted, count], rows.ravel()]), *agreed)
+    exchange, running = layer._exchange, [array for array in running if array is not None]
+    agreed = (name_of(call.x.dtype), exchange.described(layer), running)
+    of_all = exchange.gather(np.concatenate([[counted, count], rows.ravel()]), *agreed)
     counted, count, mean, m2 = merged_moments(of_all)
     zero_var, unbiased = layer.one_value == "zero_var", layer.convention.variance == "unbiased"
     _core.check_enough(counted, count, call.x, zero_var, bool(call.running) and unbiased, ", on all ranks together")

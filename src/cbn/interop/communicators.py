@@ -77,7 +77,8 @@ class MPICommunicator:
             raise ValueError("comm must have this process among its ranks; got MPI.COMM_NULL")
         if not isinstance(comm, mpi.Intracomm):
             raise TypeError(f"comm must be an mpi4py.MPI.Intracomm; got {type(comm).__name__}")
-        self.comm, self.timeout, self._pending = comm, _checked_timeout(timeout), None
+        self.comm, self.timeout = comm, _checked_timeout(timeout)
+        self._own = self._pending = None
 
     def __reduce__(self):
         return type(self), (self.comm, self.timeout)
@@ -86,12 +87,13 @@ class MPICommunicator:
         """See `Communicator`."""
         if self._pending is not None:
             raise TimeoutError("allgather must not be called after it has been left without an answer; got a call")
-        comm = self._own()
-        rows = np.empty((comm.size, values.size))
-        self._wait(comm.Iallgather(values, rows), (values, rows))
+        if self._own is None:
+            self._own = self._copy()
+        rows = np.empty((self._own.size, values.size))
+        self._wait(self._own.Iallgather(values, rows), (values, rows))
         return rows
 
-    def _own(self):
+    def _copy(self):
         """The copy of the communicator, made when its ranks first meet."""
         mpi = library("mpi4py.MPI", "mpi")
         if MPICommunicator._copies is None:

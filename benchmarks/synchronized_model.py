@@ -1,4 +1,4 @@
-"""distributed_model: the latency-bandwidth model of a gathering, its fit, and what it predicts for ResNet-50."""
+"""synchronized_model: the latency-bandwidth model of a gathering, its fit, and what it predicts for ResNet-50."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import timing
 from cbn import synchronized
 from cbn.interop.communicators import ThreadCommunicator
 from cbn.interop.mpi import SyncBatchNorm
-from distributed_rank import gatherings, trainer
+from synchronized_rank import gatherings, trainer
 
 # (channels, height and width, how many such layers): the 53 batch norms of ResNet-50 for images of 224x224, as
 # networks.py has them

@@ -1,4 +1,4 @@
-"""distributed: what synchronizing costs: SyncBatchNorm on ranks of MPI, by shared memory and TCP, and torch's gloo.
+"""synchronized: what synchronizing costs: SyncBatchNorm on ranks of MPI, by shared memory and TCP, and torch's gloo.
 
 Starts mpiexec by itself, with one thread for each rank. Each rank has 802816 values, whatever the number of ranks and
 channels. Ranks that have to share CPUs are marked and left out of the model.
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 import cbn
-import distributed_model as model
-import distributed_plot
+import synchronized_model as model
+import synchronized_plot
 import machine
 from common import Progress, UserError, add_json_option, check, run_main, write_json
-from distributed_rank import gatherings
+from synchronized_rank import gatherings
 from report import QUIET
 
 HERE = Path(__file__).parent
@@ -86,7 +86,7 @@ def run_job(transport, ranks, shapes, repeats, folder):
     store, file = folder / "store", folder / "found.json"
     store.unlink(missing_ok=True)
     job = {"carrier": carrier, "ranks": ranks, "shapes": shapes, "repeats": repeats}
-    program = [str(HERE / "distributed_rank.py"), json.dumps(job | {"store": str(store), "file": str(file)})]
+    program = [str(HERE / "synchronized_rank.py"), json.dumps(job | {"store": str(store), "file": str(file)})]
     env = os.environ | MAY | TRANSPORTS[transport]
     neighbours = Neighbours()
     if carrier == "mpi":
@@ -264,7 +264,7 @@ def main():
     print_fits(fits, rows)
     clusters = predicted(options, fits)
     if options.plot:
-        distributed_plot.draw(rows, fits, CPUS, options.plot)
+        synchronized_plot.draw(rows, fits, CPUS, options.plot)
     results = {"fits": fits, "resnet50": clusters, "links": model.LINKS, "results": rows}
     write_json(options.json, {"machine": facts, "cpus": CPUS, "libraries": libraries} | results)
 

@@ -1,4 +1,4 @@
-"""distributed_rank: what each rank of a job of `distributed.py` measures; rank 0 writes it to a file."""
+"""synchronized_rank: what each rank of a job of `synchronized.py` measures; rank 0 writes it to a file."""
 
 import atexit
 import json

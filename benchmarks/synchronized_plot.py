@@ -1,6 +1,6 @@
-"""distributed_plot: step times against the number of ranks, and the model's gatherings beside the measured ones."""
+"""synchronized_plot: step times against the number of ranks, and the model's gatherings beside the measured ones."""
 
-import distributed_model as model
+import synchronized_model as model
 
 
 def draw(rows, fits, cpus, path):
