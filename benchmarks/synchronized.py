@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 import cbn
+import machine
 import synchronized_model as model
 import synchronized_plot
-import machine
 from common import Progress, UserError, add_json_option, check, run_main, write_json
-from synchronized_rank import gatherings
 from report import QUIET
+from synchronized_rank import gatherings
 
 HERE = Path(__file__).parent
 CPUS = len(os.sched_getaffinity(0))

@@ -33,6 +33,15 @@ static void keep_most(double *restrict to, const double *restrict part, const st
         to[c] = part[c] > to[c] ? part[c] : to[c];
 }
 
+static void merge_most(struct cbn_job *job, const struct cbn_region *region)
+{
+    double *most_x = job->parts.most_x, *most_dy = job->parts.most_dy;
+    for (ptrdiff_t piece = 1; piece < job->plan.pieces; piece++) {
+        keep_most(most_x, most_x + piece * job->plan.channels, region);
+        keep_most(most_dy, most_dy + piece * job->plan.channels, region);
+    }
+}
+
 /* Whether dx = scale * dy - scale * slope * x + constant may be computed in float32. With D the largest |dy|, S the
  * most that what is taken off dy can be, and M >= |scale| (D - S) the largest |dx|: the roundings of the three numbers
  * and of the four operations add up to at most 2^-24 |scale| (3 D + 5 S), which for S <= D / 2 is 6.6e-7 M. Nothing may
@@ -40,11 +49,8 @@ static void keep_most(double *restrict to, const double *restrict part, const st
 static void find_near(struct cbn_job *job, const struct cbn_region *region)
 {
     const double *mean = job->mean, *scale = job->scale, *center = job->shift, *slope = job->slope;
-    double *near = job->near, *most_x = job->parts.most_x, *most_dy = job->parts.most_dy;
-    for (ptrdiff_t piece = 1; piece < job->plan.pieces; piece++) {
-        keep_most(most_x, most_x + piece * job->plan.channels, region);
-        keep_most(most_dy, most_dy + piece * job->plan.channels, region);
-    }
+    const double *most_x = job->parts.most_x, *most_dy = job->parts.most_dy;
+    double *near = job->near;
     CBN_EACH_CHANNEL (region) {
         const double x = most_x[c], dy = most_dy[c], size = fabs(scale[c]);
         const double of_x = size * fabs(slope[c]);
@@ -55,13 +61,15 @@ static void find_near(struct cbn_job *job, const struct cbn_region *region)
     }
 }
 
-/* dbias and dweight, from the merged sums. */
+/* dbias and dweight, from the merged sums; and the bounds that `find_near` needs. */
 static void step_parameters(struct cbn_job *job, const struct cbn_region *region, struct cbn_output *out)
 {
     (void)out;
     const double *mean = job->mean, *inv_std = job->inv_std, *anchor = job->anchor;
     double *dbias = job->sum, *dweight = job->dot;
     cbn_merge_parts(job, region);
+    if (job->near)
+        merge_most(job, region);
     CBN_EACH_CHANNEL (region) {
         const double offset = mean[c] - anchor[c], dot = offset != 0 ? dweight[c] - offset * dbias[c] : dweight[c];
         dweight[c] = dot * inv_std[c];
@@ -83,7 +91,7 @@ static void step_lines(struct cbn_job *job, const struct cbn_region *region, str
         center[c] = training != 0 ? dbias[c] / count : 0;
         slope[c] = training != 0 ? dweight[c] / count * inv_std[c] : 0;
     }
-    if (job->near && job->parts.most_x && job->training)
+    if (job->near && job->training)
         find_near(job, region);
     else if (job->near)
         memset(job->near + region->first, 0, (size_t)(region->last - region->first) * sizeof *job->near);
@@ -106,7 +114,8 @@ static void step_input_grad(struct cbn_job *job, const struct cbn_region *region
     job->ops->affine[job->plan.output_layout](out);
 }
 
-/* Gives the job its arrays, with what the caller knows of each channel; `near` if it may be of use. */
+/* Gives the job its arrays, with what the caller knows of each channel; `near` and the parts for it if they may be of
+ * use. */
 static int prepare(struct cbn_job *job, const struct cbn_options *options, const double *mean, const double *inv_std,
                    ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int parts)
 {
@@ -151,12 +160,14 @@ int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const voi
     return CBN_OK;
 }
 
-int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void *x, const double *mean,
-                      const double *inv_std, const struct cbn_options *options, enum cbn_dtype dtype,
-                      ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+int cbn_backward_sums(double *dweight, double *dbias, double *most, const void *dy, const void *x,
+                      const double *mean, const double *inv_std, const struct cbn_options *options,
+                      enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
 {
+    const size_t bytes = (size_t)channels * sizeof(double);
     if (outer == 0 || channels == 0 || inner == 0) {
         set_zero(dweight, dbias, CBN_FLOAT64, channels);
+        memset(most, 0, 2 * bytes);
         return CBN_OK;
     }
     struct cbn_job job = {.ops = cbn_ops(dtype), .x = x, .dy = dy, .dweight = dweight, .dbias = dbias,
@@ -167,14 +178,20 @@ int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void
                                             {cbn_step_sums, CBN_PER_PIECE, NULL},
                                             {step_parameters, CBN_PER_CHANNEL, NULL}};
     cbn_run_steps(&job, steps, sizeof steps / sizeof *steps, 0, num_threads);
+    memset(most, 0, 2 * bytes); /* with which no channel is near */
+    if (job.near) {
+        memcpy(most, job.parts.most_x, bytes);
+        memcpy(most + channels, job.parts.most_dy, bytes);
+    }
     free(job.workspace);
     return CBN_OK;
 }
 
 int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
                        const double *inv_std, const double *dweight, const double *dbias, double count,
-                       const struct cbn_options *options, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
-                       ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads)
+                       const double *most, const struct cbn_options *options, enum cbn_dtype dtype,
+                       enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
+                       int num_threads)
 {
     if (outer == 0 || channels == 0 || inner == 0)
         return CBN_OK;
@@ -183,6 +200,8 @@ int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weig
     if (prepare(&job, options, mean, inv_std, outer, channels, inner, 0))
         return CBN_NO_MEMORY;
     job.count = count;
+    job.parts.most_x = (double *)most; /* which is only read */
+    job.parts.most_dy = (double *)most + channels;
     memcpy(job.dot, dweight, (size_t)channels * sizeof *dweight);
     memcpy(job.sum, dbias, (size_t)channels * sizeof *dbias);
     static const struct cbn_step steps[] = {{step_lines, CBN_PER_CHANNEL, NULL}, {step_input_grad, CBN_OUTPUT, NULL}};

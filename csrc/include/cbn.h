@@ -110,14 +110,17 @@ CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, c
                          ptrdiff_t inner, int num_threads);
 
 /* The same in two, for a batch in parts whose mean and inv_std came from all of them: the sums of a part, and its dx
- * from the sums and the count of all parts, added up. */
-CBN_API int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void *x, const double *mean,
-                              const double *inv_std, const struct cbn_options *options, enum cbn_dtype dtype,
-                              ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+ * from the sums and the count of all parts, added up. most[2 * channels] is what the first tells the second of its
+ * part: where dx needs no double arithmetic. */
+CBN_API int cbn_backward_sums(double *dweight, double *dbias, double *most, const void *dy, const void *x,
+                              const double *mean, const double *inv_std, const struct cbn_options *options,
+                              enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
+                              int num_threads);
 CBN_API int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
                                const double *inv_std, const double *dweight, const double *dbias, double count,
-                               const struct cbn_options *options, enum cbn_dtype dtype, enum cbn_dtype param_dtype,
-                               ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
+                               const double *most, const struct cbn_options *options, enum cbn_dtype dtype,
+                               enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
+                               int num_threads);
 
 /* Gradients of sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias), where dx, dweight and dbias are what
  * cbn_backward gives without options, with respect to dy, x and weight. With rest(v) = v - sum(v) / count

@@ -68,18 +68,20 @@ cdef int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, cons
                       outer, channels, inner, num_threads)
 
 
-cdef int cbn_backward_sums(double *dweight, double *dbias, const void *dy, const void *x, const double *mean,
-                           const double *inv_std, const cbn_options *options, cbn_dtype dtype, Py_ssize_t outer,
-                           Py_ssize_t channels, Py_ssize_t inner, int num_threads) noexcept nogil:
-    return c_backward_sums(dweight, dbias, dy, x, mean, inv_std, options, dtype, outer, channels, inner, num_threads)
+cdef int cbn_backward_sums(double *dweight, double *dbias, double *most, const void *dy, const void *x,
+                           const double *mean, const double *inv_std, const cbn_options *options, cbn_dtype dtype,
+                           Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int num_threads) noexcept nogil:
+    return c_backward_sums(dweight, dbias, most, dy, x, mean, inv_std, options, dtype, outer, channels, inner,
+                           num_threads)
 
 
 cdef int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
                             const double *inv_std, const double *dweight, const double *dbias, double count,
-                            const cbn_options *options, cbn_dtype dtype, cbn_dtype param_dtype, Py_ssize_t outer,
-                            Py_ssize_t channels, Py_ssize_t inner, int num_threads) noexcept nogil:
-    return c_backward_input(dx, dy, x, weight, mean, inv_std, dweight, dbias, count, options, dtype, param_dtype,
-                            outer, channels, inner, num_threads)
+                            const double *most, const cbn_options *options, cbn_dtype dtype, cbn_dtype param_dtype,
+                            Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+                            int num_threads) noexcept nogil:
+    return c_backward_input(dx, dy, x, weight, mean, inv_std, dweight, dbias, count, most, options, dtype,
+                            param_dtype, outer, channels, inner, num_threads)
 
 
 cdef int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *ddx, const void *ddweight,

@@ -32,7 +32,7 @@ def check_parameters(cnp.ndarray x, Py_ssize_t channels, object weight, object b
     parameters.given(bias, "bias")
 
 
-cdef class Part:
+cdef class Back:
     """What both steps back take: arrays of which the layouts agree, and what the forward call did besides."""
     cdef Triple t
     cdef cnp.ndarray x, dy, mean, inv_std
@@ -53,32 +53,41 @@ cdef class Part:
 
 
 def backward_sums(object num_threads, *given):
-    """Two rows: dweight and dbias of a `Part`."""
-    cdef Part part = Part(*given)
-    cdef Triple t = part.t
-    cdef cnp.ndarray found = np.empty((2, t.channels))
-    cdef int n_threads = threads(num_threads, part.x), status
+    """Two rows, dweight and dbias of this part, and two that `backward_input` takes; `given` is for `Back`."""
+    cdef Back back = Back(*given)
+    cdef Triple t = back.t
+    cdef cnp.ndarray found = np.empty((4, t.channels))
+    cdef int n_threads = threads(num_threads, back.x), status
     cdef double *rows = <double *>data(found)
-    cdef const cbn_options *c_options = pointer(part.options)
+    cdef const cbn_options *c_options = pointer(back.options)
     with nogil:
-        status = cbn_backward_sums(rows, rows + t.channels, data(part.dy), data(part.x), <double *>data(part.mean),
-                                   <double *>data(part.inv_std), c_options, part.dtype, t.outer, t.channels, t.inner,
-                                   n_threads)
+        status = cbn_backward_sums(rows, rows + t.channels, rows + 2 * t.channels, data(back.dy), data(back.x),
+                                   <double *>data(back.mean), <double *>data(back.inv_std), c_options, back.dtype,
+                                   t.outer, t.channels, t.inner, n_threads)
     succeed(status)
-    return found
+    return found[:2], found[2:]
 
 
-def backward_input(tuple outs, object weight, cnp.ndarray sums, double count, object num_threads, *given):
-    """Write dx of a `Part` and, where outs has two arrays, dresidual, from the sums and the count of all parts."""
-    cdef Part part = Part(*given)
-    cdef Triple t = part.t
-    cdef int n_threads = threads(num_threads, part.x), status
-    cdef Parameters parameters = Parameters(part.x, t.channels)
+cdef double *two_rows(cnp.ndarray rows, Py_ssize_t channels) except NULL:
+    if (cnp.PyArray_TYPE(rows) != cnp.NPY_DOUBLE or not cnp.PyArray_ISCARRAY_RO(rows)
+            or np.shape(rows) != (2, channels)):
+        raise ValueError(f"sums must be contiguous float64 of shape (2, {channels}); got {np.shape(rows)}")
+    return <double *>data(rows)
+
+
+def backward_input(tuple outs, object weight, cnp.ndarray sums, double count, cnp.ndarray most, object num_threads,
+                   *given):
+    """Write dx of this part and, where outs has two arrays, dresidual, from the sums and the count of all parts."""
+    cdef Back back = Back(*given)
+    cdef Triple t = back.t
+    cdef int n_threads = threads(num_threads, back.x), status
+    cdef Parameters parameters = Parameters(back.x, t.channels)
     cdef cnp.ndarray w = parameters.given(weight, "weight"), dx = outs[0]
     cdef cbn_dtype param_dtype = parameters.dtype
-    cdef Options options = part.options
+    cdef Options options = back.options
     cdef Copies copies
-    cdef double *rows = <double *>data(sums)
+    cdef double *rows = two_rows(sums, t.channels)
+    cdef double *bounds = two_rows(most, t.channels)
     if len(outs) > 1:
         options = Options(None, 0.0) if options is None else options
         options.dresidual = outs[1]
@@ -86,8 +95,8 @@ def backward_input(tuple outs, object weight, cnp.ndarray sums, double count, ob
     cdef const cbn_options *c_options = pointer(options)
     copy_parameters(&copies, w, None, None, None)
     with nogil:
-        status = cbn_backward_input(data(dx), data(part.dy), data(part.x), copies.weight, <double *>data(part.mean),
-                                    <double *>data(part.inv_std), rows, rows + t.channels, count, c_options,
-                                    part.dtype, param_dtype, t.outer, t.channels, t.inner, n_threads)
+        status = cbn_backward_input(data(dx), data(back.dy), data(back.x), copies.weight, <double *>data(back.mean),
+                                    <double *>data(back.inv_std), rows, rows + t.channels, count, bounds, c_options,
+                                    back.dtype, param_dtype, t.outer, t.channels, t.inner, n_threads)
     PyMem_Free(copies.memory)
     succeed(status)

@@ -46,6 +46,7 @@ static void set_sizes(struct arrays *a)
         a->sizes[parameters[i]] = channels * item;
     for (int i = 0; i < COUNT(doubles); i++)
         a->sizes[doubles[i]] = channels * sizeof(double);
+    a->sizes[MOST] = 2 * channels * sizeof(double);
     a->sizes[POSITIONS] = (size_t)(a->outer * a->inner) * sizeof(double);
     a->sizes[PIXELS] = values;
     a->sizes[IMAGE] = values * sizeof(float);

@@ -23,7 +23,7 @@
 /* The arrays of one shape, each exactly as large as C may read or write. All up to SHIFT are only read. */
 enum array {
     X, DY, RESIDUAL, POSITIONS, WEIGHT, BIAS, PIXELS, SCALE, SHIFT,
-    MEAN, M2, INV_STD, Y, DX, DDY, DRESIDUAL, DWEIGHT, DBIAS, RUNNING_MEAN, RUNNING_VAR, IMAGE, ARRAYS
+    MEAN, M2, INV_STD, MOST, Y, DX, DDY, DRESIDUAL, DWEIGHT, DBIAS, RUNNING_MEAN, RUNNING_VAR, IMAGE, ARRAYS
 };
 #define BIT(array) (1u << (array))
 

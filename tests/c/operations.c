@@ -180,18 +180,29 @@ static int part_moments_weighted(struct arrays *a)
 }
 
 /* The sums take the places of m2 and inv_std, and of inv_std there is the scale. */
+static int any_backward_sums(struct arrays *a, const struct cbn_options *options)
+{
+    return cbn_backward_sums(a->at[M2], a->at[INV_STD], a->at[MOST], a->at[DY], a->at[X], a->at[MEAN], a->at[SCALE],
+                             options, a->dtype, SIZES);
+}
+
 static int backward_sums(struct arrays *a)
 {
+    return any_backward_sums(a, NULL);
+}
+
+static int backward_sums_weighted(struct arrays *a)
+{
     const struct cbn_options options = fused(a, 1, 1);
-    return cbn_backward_sums(a->at[M2], a->at[INV_STD], a->at[DY], a->at[X], a->at[MEAN], a->at[SCALE], &options,
-                             a->dtype, SIZES);
+    return any_backward_sums(a, &options);
 }
 
 /* With a batch of three such parts. */
 static int any_backward_input(struct arrays *a, const struct cbn_options *options)
 {
     return cbn_backward_input(a->at[DX], a->at[DY], a->at[X], a->at[WEIGHT], a->at[MEAN], a->at[SCALE], a->at[M2],
-                              a->at[INV_STD], 3.0 * (double)(a->outer * a->inner), options, a->dtype, a->dtype, SIZES);
+                              a->at[INV_STD], 3.0 * (double)(a->outer * a->inner), a->at[MOST], options, a->dtype,
+                              a->dtype, SIZES);
 }
 
 static int backward_input(struct arrays *a)
@@ -241,8 +252,9 @@ const struct operation operations[] = {
     {"count", count, BIT(MEAN)},
     {"weighted moments of a part", part_moments_weighted, STATISTICS | BIT(INV_STD)},
     {"moments of a part", part_moments, STATISTICS | BIT(INV_STD)},
-    {"sums of backward", backward_sums, BIT(M2) | BIT(INV_STD)},
+    {"sums of backward", backward_sums, BIT(M2) | BIT(INV_STD) | BIT(MOST)},
     {"backward from sums", backward_input, BIT(DX)},
+    {"weighted sums of backward", backward_sums_weighted, BIT(M2) | BIT(INV_STD) | BIT(MOST)},
     {"weighted backward from sums", backward_input_weighted, BIT(DX) | BIT(DRESIDUAL)},
 };
 const int operation_count = COUNT(operations);

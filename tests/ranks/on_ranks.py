@@ -300,7 +300,7 @@ def disagreement_is_an_error_on_all(ranks):
     y = layer(x)
     refused(layer, lambda: layer.backward(y) if is_first else layer(x), "forward")
     layer.running_var[0] += is_first
-    refused(layer, lambda: layer(x), "statistics must be the same on every rank; got [")
+    refused(layer, lambda: layer(x), "running_var must be the same on every rank; got 1")
 
 
 @case

@@ -66,7 +66,7 @@ def test_ranks_that_wait_in_vain_say_so(fault, run):
     process = launch(3, "faults.py", fault, 1, run=run)
     assert process.returncode != 0
     assert "TimeoutError: allgather must be joined by every rank within 1 s" in process.stdout + process.stderr
-    assert "again: allgather must not be called after it has been left without an answer" in process.stdout
+    assert "again: allgather must not be called after it was left without an answer" in process.stdout
     assert "goes on" not in process.stdout
 
 

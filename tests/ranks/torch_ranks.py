@@ -149,7 +149,7 @@ def faults(rank, size):
     raised(ValueError if first else RankError, "weight must have shape (3,)", norm, x)
     norm.weight = weight
     norm.num_batches_tracked.fill_(int(first))
-    raised(ValueError, "statistics must be the same on every rank; got [0. 0. 0.] [1. 1. 1.] [1] (rank 0)", norm, x)
+    raised(ValueError, "num_batches_tracked must be the same on every rank; got 1 (rank 0)", norm, x)
     norm.num_batches_tracked.zero_()
     norm.momentum = 2 if first else 0.1
     raised(ValueError if first else RankError, "momentum must be a number in [0, 1]", norm, x)
@@ -172,7 +172,9 @@ def faults_on_the_way_back(rank, size):
     assert norm.weight.grad is None and x.grad is None
     norm(x).sum().backward()
     first_y, second_y = norm(x), norm(x + rank)
-    raised(ValueError, "statistics must be the same on every rank", (first_y if first else second_y).sum().backward)
+    raised(
+        ValueError, "mean of the batch must be the same on every rank", (first_y if first else second_y).sum().backward
+    )
     raised(TypeError if first else RankError, "tensors must be plain ones", norm, x.int() if first else x)
 
 

@@ -1,8 +1,10 @@
 """communicators: how the ranks of a group of processes hear from each other: MPI, torch.distributed, threads."""
 
+import os
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +36,7 @@ class Communicator(Protocol):
         Returns
         -------
         ndarray of float64, shape (size, n)
-            Row r has those of rank r.
+            Row r has those of rank r, bit for bit: some are texts.
         """
 
 
@@ -64,11 +66,11 @@ class MPICommunicator:
     Notes
     -----
     `allgather` raises TimeoutError on ranks that have waited in vain: another one has died, raised, or gone on
-    elsewhere. The communicator is of no more use then. It waits by asking again and again, for about a millisecond
-    without pause.
+    elsewhere. The communicator is of no more use for layers then, and raises at once. It waits by asking again and
+    again, for about a millisecond without pause. One thread at a time may call it, and no child by fork.
     """
 
-    _copies = None  # of communicators: the key of the attribute that MPI keeps with each
+    _key = None  # of the attribute that MPI keeps with each communicator: its `_Line`
 
     def __init__(self, comm=None, timeout=TIMEOUT):
         mpi = library("mpi4py.MPI", "mpi")
@@ -77,44 +79,64 @@ class MPICommunicator:
             raise ValueError("comm must have this process among its ranks; got MPI.COMM_NULL")
         if not isinstance(comm, mpi.Intracomm):
             raise TypeError(f"comm must be an mpi4py.MPI.Intracomm; got {type(comm).__name__}")
-        self.comm, self.timeout = comm, _checked_timeout(timeout)
-        self._own = self._pending = None
+        self.comm, self.timeout, self._line = comm, _checked_timeout(timeout), None
 
     def __reduce__(self):
         return type(self), (self.comm, self.timeout)
 
     def allgather(self, values):
         """See `Communicator`."""
-        if self._pending is not None:
-            raise TimeoutError("allgather must not be called after it has been left without an answer; got a call")
-        if self._own is None:
-            self._own = self._copy()
-        rows = np.empty((self._own.size, values.size))
-        self._wait(self._own.Iallgather(values, rows), (values, rows))
+        if self._line is None:
+            self._line = self._found()
+        with self._line.taken():
+            if self._line.comm is None:
+                self._line.comm, request = self.comm.Idup()
+                self._line.wait(request, self.comm, self.timeout)
+            rows = np.empty((self._line.comm.size, values.size))
+            self._line.wait(self._line.comm.Iallgather(values, rows), (values, rows), self.timeout)
         return rows
 
-    def _copy(self):
-        """The copy of the communicator, made when its ranks first meet."""
+    def _found(self):
+        """The line of the communicator, which all that use it share."""
         mpi = library("mpi4py.MPI", "mpi")
-        if MPICommunicator._copies is None:
-            MPICommunicator._copies = mpi.Comm.Create_keyval()
-        own = self.comm.Get_attr(MPICommunicator._copies)
-        if own is None:
-            own, request = self.comm.Idup()
-            self._wait(request, own)
-            self.comm.Set_attr(MPICommunicator._copies, own)
-        return own
+        if MPICommunicator._key is None:
+            MPICommunicator._key = mpi.Comm.Create_keyval()
+        line = self.comm.Get_attr(MPICommunicator._key)
+        if line is None:
+            line = _Line()
+            self.comm.Set_attr(MPICommunicator._key, line)
+        return line
 
-    def _wait(self, request, needed):
+
+class _Line:
+    """The duplicate of an MPI communicator, made when its ranks first meet, and what of it is unfinished."""
+
+    def __init__(self):
+        self.comm, self._pending, self._process, self._busy = None, None, os.getpid(), threading.Lock()
+
+    @contextmanager
+    def taken(self):
+        if self._process != os.getpid():
+            raise RuntimeError("allgather must be called by the process that MPI knows; got a child of it, by fork")
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("allgather must be called by one thread at a time; got a second one")
+        try:
+            if self._pending is not None:
+                raise TimeoutError("allgather must not be called after it was left without an answer; got a call")
+            yield
+        finally:
+            self._busy.release()
+
+    def wait(self, request, needed, timeout):
         self._pending = request, needed  # kept where this raises or is interrupted: MPI may still write there
-        tests, last = 0, time.monotonic() + self.timeout
+        tests, last = 0, time.monotonic() + timeout
         while not request.Test():
             tests += 1
             if tests < _TESTS:
                 continue
             if time.monotonic() > last:
                 raise TimeoutError(
-                    f"allgather must be joined by every rank within {self.timeout:g} s; got no answer: another rank "
+                    f"allgather must be joined by every rank within {timeout:g} s; got no answer: another rank "
                     "has died, has raised, or is somewhere else in the program"
                 )
             time.sleep(_PAUSE)
@@ -177,7 +199,10 @@ class ThreadCommunicator:
         """
         if _core.check_integer(size, "size") < 1:
             raise ValueError(f"size must be 1 or more; got {size}")
-        rows, barrier = [None] * size, threading.Barrier(size, timeout=_checked_timeout(timeout))
+        rows, barrier = (
+            [None] * size,
+            threading.Barrier(size, timeout=min(_checked_timeout(timeout), threading.TIMEOUT_MAX)),
+        )
         group = [cls.__new__(cls) for _ in range(size)]
         for rank, comm in enumerate(group):
             comm.rank, comm._rows, comm._barrier = rank, rows, barrier

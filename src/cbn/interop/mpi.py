@@ -40,7 +40,7 @@ convention, dtype, nonfinite, one_value, frozen, zero_debias
     as in torch: add them up over the ranks, as all other gradients. One value per channel is an error only if all ranks
     have one together. Evaluation and frozen layers send nothing.
 
-    A call sends 48 bytes to say that all is well, and then ``24 * C + 16`` bytes forward and ``16 * C`` backward, per
+    A call sends 40 bytes to say that all is well, and then ``24 * C + 16`` bytes forward and ``16 * C`` backward, per
     rank; x is read twice from memory, since all of it comes before any of y.
 
     If a rank raises in such a call, the others raise `RankError` with its words, and no layer has been changed. Ranks
@@ -49,7 +49,8 @@ convention, dtype, nonfinite, one_value, frozen, zero_debias
     nobody reports ends in TimeoutError after 30 minutes; ``comm=MPICommunicator(timeout=60)`` says otherwise.
 
     `check` and `drift` look at this rank alone. Files are those of a `BatchNorm`, so any process can serve from them:
-    let rank 0 save.
+    let rank 0 save. `load`, and pickles, give a layer of the world. One thread of a process at a time may train layers
+    of one communicator, and no child after a fork.
 
     Ioffe & Szegedy 2015, with the batch of all ranks for the mini-batch.
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import _core
 from ..batches import inverse_std
-from ..synchronized import Exchange, merged_moments, summed
+from ..synchronized import Exchange, name_of
 from .communicators import ProcessGroupCommunicator, communicator_of
 from .torch_modules import BatchNorm1d, BatchNorm2d, BatchNorm3d, OnCbn, swapped
 from .torch_operators import arrays_of, laid_out, new_like, num_threads, tensors_of
@@ -43,7 +43,7 @@ class _Synchronized(torch.autograd.Function):
             with ctx.exchange.call("backward"):
                 dx, sums = _gradients(ctx, dy, x, weight)
         else:
-            dx, sums = None, _own_sums(ctx, dy, x)[0]
+            dx, (sums, _) = None, _own_sums(ctx, dy, x)[0]
         of_parameters = tensors_of(*sums)
         dweight, dbias = (row if of else None for row, of in zip(of_parameters, ctx.needs_input_grad[1:3], strict=True))
         return dx, dweight, dbias, None, None
@@ -62,11 +62,13 @@ def _normalized(module, x, weight, bias, needs_dx):
     channels, threads = module.num_features, num_threads()
     _core.laid_out(x, 1, channels)
     _core.check_parameters(x, channels, weight, bias)
-    counted, count, rows = _core.part_moments(x, 1, threads)
-    agreed = (x.dtype.name, f"{module!r}, x.requires_grad={needs_dx}")
-    arrays = [array for array in (*running, counter) if array is not None]
-    of_all = module._exchange.gather(np.concatenate([[counted, count], rows.ravel()]), *agreed, arrays)
-    counted, count, mean, m2 = merged_moments(of_all)
+    part = _core.part_moments(x, 1, threads)
+    names = {"running_mean": None, "running_var": None, "num_batches_tracked": counter}
+    names |= dict(zip(names, running, strict=False))
+    arrays = {name: array for name, array in names.items() if array is not None}
+    dtypes = [name_of(array.dtype) for array in (weight, *running) if array is not None]
+    agreed = (name_of(x.dtype), f"{module!r}, parameters of {dtypes}, x.requires_grad={needs_dx}")
+    counted, count, mean, m2 = module._exchange.moments(part, *agreed, arrays)
     _core.check_enough(counted, count, x, False, False, ", on all ranks together")
     with np.errstate(all="ignore"):
         var = m2 / (count or 1)
@@ -93,7 +95,7 @@ def _checked_running(module, x):
 
 
 def _own_sums(ctx, dy, x):
-    """dweight and dbias of this rank, and what they were computed from."""
+    """What `_core.backward_sums` finds on this rank, and what from."""
     if torch._C._functorch.is_legacy_batchedtensor(dy) or type(dy) is not torch.Tensor or not dy.is_cpu:
         raise RuntimeError("dy must be a plain tensor on the CPU, not a batch of gradients; got another")
     dy, x = arrays_of(dy, laid_out(x))
@@ -105,10 +107,11 @@ def _own_sums(ctx, dy, x):
 def _gradients(ctx, dy, x, weight):
     """dx, and dweight and dbias of this rank."""
     dx = new_like(laid_out(x))
-    own, given = _own_sums(ctx, dy, x)
+    (own, most), given = _own_sums(ctx, dy, x)
     out, weight = arrays_of(dx, weight)
-    total = summed(ctx.exchange.gather(own.ravel(), *ctx.agreed, ctx.statistics))
-    _core.backward_input((out,), weight, total, ctx.count, num_threads(), *given)
+    batch = dict(zip(("mean of the batch", "inv_std of the batch"), ctx.statistics, strict=True))
+    total = ctx.exchange.sums(own, *ctx.agreed, batch)
+    _core.backward_input((out,), weight, total, ctx.count, most, num_threads(), *given)
     return dx, own
 
 
