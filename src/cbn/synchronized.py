@@ -15,8 +15,6 @@ __all__ = ["Exchange", "Part", "RankError", "forward", "name_of"]
 
 _TEXT = 512  # bytes of what a rank says in words
 _OPTIONS = operator.itemgetter(*checkpoint.OPTIONS, "_convention")
-
-
 _NAMES = {}  # of dtypes, for which NumPy takes microseconds
 
 
@@ -94,7 +92,7 @@ class Exchange:
         `statistics` are arrays by name.
         """
         self._has_met = True
-        said = [text.encode() for text in (self._operation, dtype, options)]
+        said = [text.encode(errors="backslashreplace") for text in (self._operation, dtype, options)]
         state = 0
         for array in statistics.values():
             state = zlib.crc32(array.tobytes(), state)
