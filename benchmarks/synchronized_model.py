@@ -7,7 +7,7 @@ import numpy as np
 
 import cbn
 import timing
-from cbn import synchronized
+from cbn import merging
 from cbn.interop.communicators import ThreadCommunicator
 from cbn.interop.mpi import SyncBatchNorm
 from synchronized_rank import gatherings, trainer
@@ -92,12 +92,11 @@ def layer_seconds(samples, repeats):
 def merging_seconds(ranks, channels, repeats):
     """Merging what all ranks have sent in one step, forward and backward."""
     rng = np.random.default_rng(0)
-    moments = np.hstack([np.full((ranks, 2), 100.0), rng.random((ranks, 3 * channels))])
-    sums = rng.random((ranks, 2 * channels))
+    counts, parts, sums = [100] * ranks, rng.random((3, ranks, channels)), rng.random((ranks, 2 * channels))
 
     def merge():
-        synchronized.merged_moments(moments)
-        synchronized.summed(sums)
+        merging.merged_parts(counts, *parts)
+        merging.in_order(sums)
 
     return timing.measure({"merge": merge}, repeats)["merge"].median
 
