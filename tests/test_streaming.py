@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
@@ -170,6 +171,7 @@ REFUSED = [
     ([], {}, ValueError, "^batches must hold one batch or more; got none"),
     ("ab", {}, TypeError, "^batches must be an array of NumPy, or an iterable of arrays; got str"),
     ({}, {}, TypeError, "iterable of arrays; got dict"),
+    ("x.npy", {}, TypeError, r"iterable of arrays; got str: open it, as by np.load\(path, mmap_mode=\"r\"\)"),
     (3, {}, TypeError, "iterable of arrays; got int"),
 ]
 
@@ -223,16 +225,16 @@ def test_an_interrupted_run_goes_on(tmp_path, at, error, suffix):
 
 def test_an_interrupted_array_goes_on_and_reads_no_block_twice(tmp_path, monkeypatch, small):
     path, x, read = tmp_path / "run.npz", made(), []
-    moments = accumulating.moments
+    part_moments = accumulating._core.part_moments
 
-    def interrupted(block, **options):
+    def interrupted(block, *options):
         read.append(np.size(block) and block[0, 0, 0])
         if len(read) == 4:
             raise KeyboardInterrupt
-        return moments(block, **options)
+        return part_moments(block, *options)
 
     whole = bits(cbn.population_moments(x))
-    monkeypatch.setattr(accumulating, "moments", interrupted)
+    monkeypatch.setattr(accumulating._core, "part_moments", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cbn.population_moments(x, checkpoint=path)
     counted = list(read)
@@ -242,13 +244,41 @@ def test_an_interrupted_array_goes_on_and_reads_no_block_twice(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("batches", [lambda x: x, lambda x: [x, x], lambda x: iter([x, x])])
-def test_a_finished_run_reads_nothing(tmp_path, batches):
+def test_a_finished_run_reads_no_more_than_one_batch(tmp_path, batches):
     path = tmp_path / "run.npz"
     found = cbn.population_moments(batches(X), checkpoint=path)
     before, unread = path.stat(), batches(np.full_like(X, 9))
     assert bits(cbn.population_moments(unread, checkpoint=path)) == bits(found)
     assert path.stat() == before
-    assert not hasattr(unread, "__next__") or next(unread)[0, 0, 0] == 9
+    assert not hasattr(unread, "__next__") or len(list(unread)) == 1
+
+
+@pytest.mark.parametrize("kind", [iter, list, tuple])
+@pytest.mark.parametrize("stop", [1, 3])
+def test_batches_of_another_form_are_refused(tmp_path, kind, stop):
+    """After a run that was stopped, and after one to the end."""
+    path = tmp_path / "run.npz"
+
+    class Stopping(kind if kind is not iter else list):
+        def __iter__(self):
+            yield from super().__iter__() if stop == 3 else [X]
+            if stop == 1:
+                raise OSError
+
+    with nullcontext() if stop == 3 else pytest.raises(OSError):
+        cbn.population_moments(iter(Stopping([X] * 3)) if kind is iter else Stopping([X] * 3), checkpoint=path)
+    before = path.read_bytes()
+    for other in (X[:19], X[:, :2], X.astype(np.float16), X[..., 0]):
+        with pytest.raises(ValueError, match=r"with first batch .*; got .* first batch \(20, 3, 4\) of float64$"):
+            cbn.population_moments(kind([other] * 3), checkpoint=path)
+    with pytest.raises(TypeError, match=r"^batches\[0\] must be float32"):
+        cbn.population_moments(kind(["junk"] * 3), checkpoint=path)
+    with pytest.raises(
+        ValueError, match=r"^batches must hold one batch or more|^checkpoint must be of data with number"
+    ):
+        cbn.population_moments(kind([]), checkpoint=path)
+    assert path.read_bytes() == before
+    assert cbn.population_moments(kind([X] * 3), axis=-2, checkpoint=path).count == 240  # the same axis
 
 
 def test_a_checkpoint_is_written_when_it_is_due(tmp_path, monkeypatch):
@@ -276,8 +306,23 @@ def test_an_error_is_told_even_if_the_checkpoint_cannot_be_written(tmp_path, mon
     with pytest.raises(KeyboardInterrupt) as caught:
         cbn.population_moments(Stops(3), checkpoint=path)
     assert caught.value.__notes__ == ["checkpoint could not be written: no space"]
-    with pytest.raises(OSError, match="no space"):
-        cbn.population_moments(X, checkpoint=path)
+    with pytest.warns(RuntimeWarning, match="^checkpoint could not be written: no space"):
+        assert bits(cbn.population_moments(X, checkpoint=path)) == bits(cbn.population_moments(X))
+
+
+def test_a_checkpoint_that_could_not_be_written_is_tried_again(tmp_path, monkeypatch, always):
+    path, save, calls = tmp_path / "run.npz", cbn.Moments._save, []
+
+    def full_at_first(self, *arguments):
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError("no space")
+        save(self, *arguments)
+
+    monkeypatch.setattr(cbn.Moments, "_save", full_at_first)
+    with pytest.warns(RuntimeWarning, match="no space") as caught:
+        found = cbn.population_moments([X] * 5, checkpoint=path)
+    assert len(caught) == 2 and bits(cbn.Moments.load(path)) == bits(found)
 
 
 KILLED = """
@@ -322,6 +367,7 @@ def test_checkpoints_of_other_data_are_refused(tmp_path, small):
     refused("be of data with", X, axis=2)
     refused("be of data with", np.asfortranarray(X))
     refused("be of data with number of batches 2; got one of data with number of batches 4", [X, X])
+    refused("be of data with first batch .*; got one of other data", [X] * 4)
     path.unlink()
     with pytest.raises(KeyboardInterrupt):
         cbn.population_moments(Stops(5), checkpoint=path)
@@ -358,7 +404,7 @@ def with_run(path, **changes):
         ({"data": []}, "be a file that population_moments"),
         ({"data": {"shape": [[[[]]]]}}, "be a file that population_moments"),
         ({"more": 1}, "be a file that population_moments"),
-        ({"data": {}}, r"be of data with shape .*; got one of data with shape none"),
+        ({"data": {}}, r"be of data with shape .*; got one of other data$"),
         ({"data": {"shape": "\x1b[2J" * 500}}, r"be of .* with shape (\?\[2J){75}\.\.\.$"),
     ],
 )
@@ -428,7 +474,7 @@ def test_progress_goes_on_where_the_run_stopped(tmp_path, monkeypatch, small, al
     with_run(path, counted=2, finished=False)
     monkeypatch.setattr(sys, "stderr", Terminal())
     cbn.population_moments(X, checkpoint=path)
-    assert "moments: " in sys.stderr.getvalue() and "/2" in sys.stderr.getvalue()
+    assert "moments: " in sys.stderr.getvalue() and "2/4" in sys.stderr.getvalue()
     monkeypatch.setattr(sys, "stderr", Terminal())
     cbn.population_moments([X, X], progress=False)
     assert sys.stderr.getvalue() == ""

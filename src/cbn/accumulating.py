@@ -1,40 +1,71 @@
 """accumulating: the moments of parts, added up in order, with progress and a file from which a later run goes on."""
 
 import contextlib
-import operator
+import itertools
 import time
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 
-from . import arrays, containers, reading
+from . import _core, arrays, containers, reading
+from .merging import added
 from .progress import followed
-from .statistics import Moments, moments
+from .statistics import Moments
 
-__all__ = ["Run", "accumulated", "array_of_batch", "check_form", "moments_of"]
+__all__ = ["Part", "Source", "accumulated", "array_of_batch", "check_form", "left_of", "no_batches", "part_of"]
 
 EVERY = 10.0  # seconds between two writes of a checkpoint
-_KEY = "run"  # of what a checkpoint says beside the moments
+
+
+class Part(NamedTuple):
+    """The moments of one part, whose means are `mean + rest`, and its shape and dtype."""
+
+    count: int
+    mean: np.ndarray
+    rest: np.ndarray
+    m2: np.ndarray
+    form: tuple
+
+
+class Source:
+    """Where parts come from: an array in blocks, or batches. `argument` is what errors call it, `axis` the channels'.
+
+    `texts` say what an array is; of batches, where it is None, the form of the first one does. `data` has the length of
+    all parts, if they have one. `number` and `channels` are None where only the parts will tell.
+    """
+
+    texts = number = channels = data = None
+    argument = "x"
+
+    def form(self):
+        """Return shape and dtype of the first batch."""
+        raise NotImplementedError
+
+    def parts(self, first):
+        """Return a generator of the parts from that number on."""
+        raise NotImplementedError
+
+    def name(self, number):
+        """What errors call a part."""
+        raise NotImplementedError
 
 
 class Run:
-    """The sum of the parts so far, and the file that keeps it.
+    """The sum of a source's parts so far, and the file that keeps it."""
 
-    `data` says in texts what the parts are made of; a file whose texts differ is of other data. `of` and `channels` are
-    the numbers of parts and channels, None where only the parts will tell.
-    """
-
-    def __init__(self, path, data, of=None, channels=None):
-        self._path, self._data = path, {**data, "number of batches": _text(of)}
-        self._of, self._channels = of, channels
+    def __init__(self, path, source):
+        self._path, self._source = path, source
+        self._texts = {**(source.texts or {}), "number of batches": _text(source.number)}
         self._sum, self._has_ended = (None, 0), False  # one object, so that an interrupt finds both or none
-        self._found = self._saved = None  # what the file says of the data, and what it has counted
+        self._saved = None  # what the file has counted
         if path is not None and containers.check_target(path, "checkpoint"):
             self._resume()
         self._due = time.monotonic() + EVERY
 
     @property
     def moments(self):
-        return self._sum[0]
+        return Moments(self._sum[0].count, self._sum[0].mean, self._sum[0].m2)
 
     @property
     def counted(self):
@@ -42,65 +73,78 @@ class Run:
 
     @property
     def is_finished(self):
-        return self._has_ended or 0 < self.counted == self._of
+        return self._has_ended or 0 < self.counted == self._source.number
 
     def _resume(self):
-        moments, run = Moments._load(self._path, _KEY, "checkpoint")
-        if not _is_run(run):
+        moments, run, rest = Moments._load_run(self._path, "checkpoint")
+        if not _is_run(run) or type(moments.count) is not int:
             raise ValueError(
                 "checkpoint must be a file that population_moments or cbn.interop.dask.moments began; "
                 "got moments that say nothing of a run"
             )
-        self._found, found = run["data"], moments.mean.size
-        for key, text in self._data.items():
-            self._check_same(key, text)
-        if self._channels not in (None, found):
-            raise ValueError(f"checkpoint must have {self._channels} channels; got {found}")
+        self._check(run["data"])
+        if self._source.texts is None:
+            self._texts.update(_described(self._source.form(), self._source.axis))
+            self._check(run["data"])
+        found, of = moments.mean.size, self._source.number
+        if self._source.channels not in (None, found):
+            raise ValueError(f"checkpoint must have {self._source.channels} channels; got {found}")
         counted, is_finished = run["counted"], run["finished"]
-        if self._of is not None and (counted > self._of or is_finished is not (counted == self._of)):
+        if of is not None and (counted > of or is_finished is not (counted == of)):
             end = "with an end" if is_finished else "without an end"
-            raise ValueError(f"checkpoint must end after {self._of} batches; got one with {counted}, {end}")
-        self._sum, self._saved, self._has_ended = (moments, counted), counted, is_finished
+            raise ValueError(f"checkpoint must end after {of} batches; got one with {counted}, {end}")
+        part = Part(moments.count, moments.mean, rest, moments.m2, None)
+        self._sum, self._saved, self._has_ended = (part, counted), counted, is_finished
 
-    def _check_same(self, key, text):
-        if (found := self._found.get(key, "none")) != text:
-            raise ValueError(
-                f"checkpoint must be of data with {key} {text}; got one of data with {key} {reading.shown(found)}"
-            )
+    def _check(self, found):
+        for key, text in self._texts.items():
+            if found.get(key) != text:
+                got = f"one of data with {key} {reading.shown(found[key])}" if key in found else "one of other data"
+                raise ValueError(f"checkpoint must be of data with {key} {text}; got {got}")
 
-    def describe(self, key, text):
-        """Say more of the data, once that is known."""
-        if self._found is not None:
-            self._check_same(key, text)
-        self._data[key] = text
-
-    def add(self, part, name):
-        if self.moments is not None and part.mean.size != self.moments.mean.size:
-            raise ValueError(
-                f"{name} must have {self.moments.mean.size} channels, as those before; got {part.mean.size}"
-            )
-        self._sum = (part if self.moments is None else self.moments + part), self.counted + 1
+    def add(self, part):
+        before, counted = self._sum
+        if before is None:
+            if self._source.texts is None:
+                self._texts.update(_described(part.form, self._source.axis))
+        elif part.mean.size != before.mean.size:
+            name = self._source.name(counted)
+            raise ValueError(f"{name} must have {before.mean.size} channels, as those before; got {part.mean.size}")
+        self._sum = (part if before is None else Part(*added(before[:4], part[:4]), None)), counted + 1
 
     def save_if_due(self):
         if time.monotonic() >= self._due:
-            self.save()
+            self._try_to_save()
 
     def finish(self):
         if not self.is_finished:  # as far as the file says
             self._has_ended, self._saved = True, None
-        self.save()
+        self._try_to_save()
+
+    def _try_to_save(self):
+        """A disk that is full now may have room later, and what has been counted is worth more than the file."""
+        try:
+            self.save()
+        except OSError as error:
+            self._due = time.monotonic() + EVERY
+            warnings.warn(f"checkpoint could not be written: {error}", RuntimeWarning, stacklevel=2)
 
     def save(self):
         """Write the file, if there is to be one and it does not say so already."""
         if self._path is None or self.counted in (0, self._saved):
             return
-        run = {"counted": self.counted, "finished": self.is_finished, "data": self._data}
-        self.moments._save(self._path, {_KEY: run})
+        run = {"counted": self.counted, "finished": self.is_finished, "data": self._texts}
+        self.moments._save(self._path, run, self._sum[0].rest)
         self._saved, self._due = self.counted, time.monotonic() + EVERY
 
 
 def _text(number):
     return "unknown" if number is None else str(number)
+
+
+def _described(form, axis):
+    shape, dtype = form
+    return {"channel axis": str(axis % len(shape)), "first batch": f"{shape} of {dtype}"}
 
 
 def _is_run(run):
@@ -111,30 +155,19 @@ def _is_run(run):
     return texts and type(run["finished"]) is bool and type(run["counted"]) is int and run["counted"] > 0
 
 
-class _Rest:
-    """The parts that are left, which have a length for the bar where the data have one."""
-
-    def __init__(self, parts, data, counted):
-        self._parts, self._data, self._counted = parts, data, counted
-
-    def __iter__(self):
-        return self._parts
-
-    def __length_hint__(self):
-        return max(0, operator.length_hint(self._data) - self._counted)
-
-
-def accumulated(run, parts, data, progress, name):
-    """Return the sum of the rest of a run's parts.
-
-    `parts` is a generator of Moments, in order; it is closed when something raises. `data` has the length of all parts,
-    if that is known. ``name(number)`` is what errors call a part.
-    """
-    rest = _Rest(parts, data, run.counted)
+def accumulated(source, checkpoint, progress):
+    """Return the sum of the parts of a source, or of the rest of them where the checkpoint has the first ones."""
+    run = Run(checkpoint, source)
+    if run.is_finished:
+        return run.moments
+    parts = source.parts(run.counted)
     try:
-        with contextlib.closing(parts), followed(rest, "moments", progress) as seen:
+        with (
+            contextlib.closing(parts),
+            followed(parts, "moments", progress, source.data, run.counted) as seen,
+        ):
             for part in seen:
-                run.add(part, name(run.counted))
+                run.add(part)
                 run.save_if_due()
     except BaseException as error:
         try:
@@ -143,9 +176,23 @@ def accumulated(run, parts, data, progress, name):
             error.add_note(f"checkpoint could not be written: {second}")
         raise
     if not run.counted:
-        raise ValueError("batches must hold one batch or more; got none (a generator gives its batches only once)")
+        raise no_batches(source)
     run.finish()
     return run.moments
+
+
+def no_batches(source):
+    return ValueError(
+        f"{source.argument} must hold one batch or more; got none (a generator gives its batches only once)"
+    )
+
+
+def left_of(batches, counted, taken=0):
+    """Give the batches of an iterator after those that were counted, with their numbers. The first may be taken."""
+    dropped = taken + sum(1 for _ in itertools.islice(batches, counted - taken))
+    if dropped < counted:
+        raise ValueError(f"checkpoint must have counted at most {dropped} batches, all that there are; got {counted}")
+    yield from enumerate(batches, counted)
 
 
 def array_of_batch(batch, name):
@@ -155,20 +202,21 @@ def array_of_batch(batch, name):
     return arrays.array_of(batch, name)
 
 
-def moments_of(batch, axis, name, num_threads=None):
+def part_of(batch, axis, name, num_threads=None):
     """The moments of a batch that errors call by that name."""
     batch = array_of_batch(batch, name)
     try:
-        return moments(batch, axis=axis, num_threads=num_threads)
+        _, count, rows = _core.part_moments(batch, axis, num_threads)
     except (TypeError, ValueError) as error:
         text = str(error)
         text = name + text[1:] if text.startswith("x ") else f"{text} (in {name})"
         raise (TypeError if isinstance(error, TypeError) else ValueError)(text) from None
+    return Part(count, *rows, (batch.shape, batch.dtype.name))
 
 
 def check_form(shape, dtype, axis, name):
     """Raise what `moments` would raise for an array of that shape and dtype; return the axis, counted from 0."""
     # no values where it has axes enough; else none are read
     form = shape if len(shape) < 2 else (0,) * len(shape)
-    moments_of(np.broadcast_to(np.empty((), dtype), form), axis, name)
+    part_of(np.broadcast_to(np.empty((), dtype), form), axis, name)
     return int(axis) % len(shape)

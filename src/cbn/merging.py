@@ -6,7 +6,7 @@ import numpy as np
 
 from . import _core, arrays
 
-__all__ = ["checked_counts", "in_order", "merged", "merged_parts", "without"]
+__all__ = ["added", "checked_counts", "in_order", "merged", "merged_parts", "without"]
 
 _MOST, _MOST_WHOLE = 1e300, 2**63 - 1  # that a count may be, as a float and as an integer
 
@@ -70,6 +70,29 @@ def merged_parts(counts, means, rests, m2s):
         shift = in_order(steps * (weights / (count or 1)))
         steps -= shift
         return count, anchor + shift, in_order(m2s + steps * (steps * weights))
+
+
+@_core.default_rounding
+def added(a, b):
+    """Return count, mean, rest and m2 of two parts whose means are `mean + rest`: what adding rounds off is kept."""
+    if not a[0] or not b[0]:  # a part without values has a mean of 0, which may be far from the other's
+        return a if a[0] else b
+    (a_count, a_mean, a_rest, a_m2), (b_count, b_mean, b_rest, b_m2) = a, b
+    count = a_count + b_count
+    with np.errstate(all="ignore"):
+        step = (b_mean - a_mean) + (b_rest - a_rest)
+        m2 = a_m2 + b_m2 + (step * (a_count / count)) * (step * b_count)  # as in `merged`
+        mean, rest = _two_sum(a_mean, step * (b_count / count))
+        mean, rest = _two_sum(mean, rest + a_rest)
+    return count, mean, rest, m2
+
+
+def _two_sum(a, b):
+    """Return the sum, and what it was rounded by, exactly (Knuth); 0 where the sum is not finite."""
+    total = a + b
+    taken = total - a
+    rest = (a - (total - taken)) + (b - taken)
+    return total, np.where(np.isfinite(rest), rest, 0.0)
 
 
 def in_order(rows):

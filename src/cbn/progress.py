@@ -29,29 +29,33 @@ class Progress:
 
 
 @contextmanager
-def followed(batches, text, wanted):
-    """Give the batches to iterate over; on a terminal their number is shown, by tqdm where it is installed."""
+def followed(batches, text, wanted, of=None, first=0):
+    """Give the batches to iterate over; on a terminal their number is shown, by tqdm where it is installed.
+
+    `of` has the length of all, if the batches are but those from number `first` on.
+    """
     if not wanted or sys.stderr is None or not sys.stderr.isatty():
         yield batches
         return
     try:
-        total = operator.length_hint(batches)
+        total = operator.length_hint(batches if of is None else of)
     except Exception:  # of a loader that knows no length, whatever it raises
         total = 0
     if importlib.util.find_spec("tqdm") is not None:
         from tqdm import tqdm
 
-        with tqdm(iter(batches), text, total or None, leave=False) as bar:  # which would ask for the length again
+        # an iterator: of anything else the length would be asked for again
+        with tqdm(iter(batches), text, total or None, leave=False, initial=first) as bar:
             yield bar
         return
     progress = Progress()
     try:
-        yield _counted(batches, f"{text}: batch ", f" of {total}" if total else "", progress)
+        yield _counted(batches, first, f"{text}: batch ", f" of {total}" if total else "", progress)
     finally:
         progress.clear()
 
 
-def _counted(batches, before, after, progress):
-    for number, batch in enumerate(batches, 1):
+def _counted(batches, first, before, after, progress):
+    for number, batch in enumerate(batches, first + 1):
         progress(f"{before}{number}{after}")
         yield batch

@@ -188,13 +188,15 @@ class Moments:
         ImportError
             If safetensors is needed and not installed.
         """
-        self._save(path, {})
+        self._save(path)
 
-    def _save(self, path, more):
-        """With more in the text, which `load` does not heed."""
+    def _save(self, path, run=None, mean_rest=None):
+        """With what a run needs to go on, which `load` does not heed: a dict, and what the mean was rounded by."""
         values = Moments(self.count, self.mean, self.m2).to_dict()
         count = None if np.ndim(values["count"]) else values.pop("count")
-        meta = {"channels": values["mean"].size, "count": count, **more}
+        meta = {"channels": values["mean"].size, "count": count}
+        if run is not None:
+            meta["run"], values["mean_rest"] = run, mean_rest
         containers.save(path, _FORM, meta, values, self._of_file)
 
     @classmethod
@@ -214,9 +216,14 @@ class Moments:
         return containers.load(path, _FORM, cls._of_file)
 
     @classmethod
-    def _load(cls, path, key, name):
-        """Return the moments and what `_save` was given by that key, or None. The file's name in errors is `name`."""
-        return containers.load(path, _FORM, lambda meta, file: (cls._of_file(meta, file), meta.get(key)), name)
+    def _load_run(cls, path, name):
+        """Return the moments, and what `_save` was given besides, or None twice. The file's name in errors is `name`."""
+
+        def build(meta, file):
+            found = cls._of_file(meta, file)
+            return found, meta.get("run"), file.array("mean_rest", found.mean.shape) if "run" in meta else None
+
+        return containers.load(path, _FORM, build, name)
 
     @classmethod
     def _of_file(cls, meta, file):
@@ -224,7 +231,7 @@ class Moments:
         names, shape = ["mean", "m2"], (_core.check_size(meta["channels"], "channels"),)
         if meta["count"] is None:
             names.append("count")
-        containers.check_names(file, names)
+        containers.check_names(file, [*names, "mean_rest"] if "run" in meta else names)
         values = {name: file.array(name, shape) for name in names}
         return cls.from_dict({"count": meta["count"], **values})
 

@@ -1,15 +1,16 @@
 """streaming: the moments of data that fit nowhere, block by block, in one pass that may be interrupted."""
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from . import _core, arrays
-from .accumulating import Run, accumulated, array_of_batch, check_form, moments_of
+from .accumulating import Source, accumulated, array_of_batch, check_form, left_of, no_batches, part_of
 from .blocks import blocks, cut, number
 
-__all__ = ["population_moments"]
+__all__ = ["Blocks", "population_moments"]
 
 
 def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
@@ -19,15 +20,17 @@ def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
     ----------
     batches : ndarray, memmap or iterable of array_like
         Of float16, bfloat16, float32 or float64, rank >= 2. An array is cut into blocks of at most 64 MB, whatever its
-        layout and byte order, so that no more is copied or read at a time (one position with all its channels is never
-        cut). An iterable gives batches of any sizes, one at a time; a generator will do.
+        layout and byte order, of which one is in use at a time, with as much again where it must be copied (one
+        position with all its channels is never cut). An iterable gives batches of any sizes, one at a time; a generator
+        will do.
     axis : int
         The channel axis, of an array or of each batch.
     checkpoint : str or path-like, optional
         A file, ``.npz`` or ``.safetensors``, from which a later call with the same arguments goes on. It is written
         every 10 seconds, when anything is raised (Ctrl-C, too), and at the end; a process that is killed loses what
-        came after the last write. Batches that were counted are not read again, but an iterable must give them
-        again, and the first one is looked at. After a run to the end, the next call returns its result, and reads none.
+        came after the last write. Blocks that were counted are not read again; an iterable must give its batches
+        again, and shape and dtype of the first one are looked at, after a run to the end, too, when the call returns
+        the result. One that cannot be written, on a full disk, is a RuntimeWarning, and tried again 10 seconds later.
     progress : bool
         Whether the batches are counted on stderr if that is a terminal, with tqdm's bar if that is installed.
 
@@ -42,8 +45,8 @@ def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
     ------
     TypeError, ValueError
         For what `moments` refuses, with the number of the batch, for batches of different numbers of channels, or none;
-        and for a checkpoint that is of other data, as far as their shape, dtype, number, axis and cut tell, or that no
-        run wrote. It has not been changed then.
+        and for a checkpoint that is of other data, as far as their shape, dtype, number, axis and cut tell, of batches
+        those of the first one, or that no run wrote. It has not been changed then.
     ImportError
         If the checkpoint needs safetensors and that is not installed.
     Exception
@@ -52,7 +55,8 @@ def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
     Notes
     -----
     The checkpoint does not know the values. Remove it when they change. `Moments.load` reads what has been counted so
-    far from it. `cbn.interop.dask.moments` goes on with that of an array, and the other way round.
+    far from it. `cbn.interop.dask.moments` goes on with that of an array, and the other way round. Two processes must
+    not write the same one: each would replace what the other has counted.
 
     Examples
     --------
@@ -68,58 +72,68 @@ def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
     if hasattr(batches, "detach"):  # a torch tensor
         batches = arrays.array_of(batches, "batches")
     if isinstance(batches, np.ndarray):
-        return _of_array(batches, axis, checkpoint, progress)
+        return accumulated(Blocks(batches, axis, "batches"), checkpoint, progress)
     if hasattr(batches, "shape") or isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         raise TypeError(
-            f"batches must be an array of NumPy, or an iterable of arrays; got {type(batches).__name__}: cut it "
-            "yourself, as in (x[i : i + 64] for i in range(0, len(x), 64))"
+            f"batches must be an array of NumPy, or an iterable of arrays; got {type(batches).__name__}: "
+            + _advice(batches)
         )
-    return _of_iterable(batches, axis, checkpoint, progress)
+    return accumulated(_Batches(batches, axis), checkpoint, progress)
 
 
-def _of_array(x, axis, checkpoint, progress):
-    run, lengths = run_of_array(x, axis, checkpoint, "batches")
-    if run.is_finished:
-        return run.moments
-    left = left_of(blocks(x.shape, lengths), run.counted)
-    parts = (moments_of(x[index], axis, _block(n)) for n, index in left)
-    return accumulated(run, parts, range(number(x.shape, lengths)), progress, _block)
+def _advice(batches):
+    if isinstance(batches, str | os.PathLike):
+        return 'open it, as by np.load(path, mmap_mode="r")'
+    if type(batches).__module__.startswith("dask."):
+        return "cbn.interop.dask.moments takes it"
+    return "cut it yourself, as in (x[i : i + 64] for i in range(0, len(x), 64))"
 
 
-def run_of_array(x, axis, checkpoint, name):
-    """Return the run over an array, and the length of its blocks along each axis."""
-    axis = check_form(x.shape, x.dtype, axis, name)
-    lengths = cut(x, axis)
-    data = {"shape": str(x.shape), "dtype": x.dtype.name, "channel axis": str(axis), "blocks of": str(lengths)}
-    return Run(checkpoint, data, number(x.shape, lengths), x.shape[axis]), lengths
+class Blocks(Source):
+    """An array, cut into blocks."""
+
+    def __init__(self, x, axis, argument):
+        self.axis = axis = check_form(x.shape, x.dtype, axis, argument)
+        self.argument, self._x, self._lengths = argument, x, cut(x, axis)
+        self.number, self.channels = number(x.shape, self._lengths), x.shape[axis]
+        self.data = range(self.number)
+        self.texts = {
+            "shape": str(x.shape),
+            "dtype": x.dtype.name,
+            "channel axis": str(axis),
+            "blocks of": str(self._lengths),
+        }
+
+    def blocks(self, first):
+        """Give the blocks from that number on, with their names."""
+        for n, index in left_of(blocks(self._x.shape, self._lengths), first):
+            yield self._x[index], self.name(n)
+
+    def parts(self, first):
+        return (part_of(block, self.axis, name) for block, name in self.blocks(first))
+
+    def name(self, number):
+        return f"block {number} of {self.argument}"
 
 
-def _of_iterable(batches, axis, checkpoint, progress):
-    run = Run(checkpoint, {"channel axis": str(axis)}, len(batches) if isinstance(batches, list | tuple) else None)
-    if run.is_finished:
-        return run.moments
-    iterator = iter(batches)
-    first = list(itertools.islice(iterator, 1))
-    if first:
-        form = array_of_batch(first[0], _name(0))
-        run.describe("first batch", f"{form.shape} of {form.dtype.name}")
-    left = left_of(itertools.chain(first, iterator), run.counted)
-    parts = (moments_of(batch, axis, _name(n)) for n, batch in left)
-    return accumulated(run, parts, batches, progress, _name)
+class _Batches(Source):
+    argument = "batches"
 
+    def __init__(self, batches, axis):
+        self.data, self.axis, self._taken = batches, axis, 0
+        self.number = len(batches) if isinstance(batches, list | tuple) else None
+        self._left = iter(batches)
 
-def left_of(batches, counted):
-    """Give the batches after those that have been counted, with their numbers."""
-    numbered = enumerate(batches)
-    dropped = sum(1 for _ in itertools.islice(numbered, counted))
-    if dropped < counted:
-        raise ValueError(f"checkpoint must have counted at most {dropped} batches, all that there are; got {counted}")
-    yield from numbered
+    def form(self):
+        for first in itertools.islice(self._left, 1):
+            self._taken, array = 1, array_of_batch(first, self.name(0))
+            check_form(array.shape, array.dtype, self.axis, self.name(0))
+            return array.shape, array.dtype.name
+        raise no_batches(self)
 
+    def parts(self, first):
+        left = left_of(self._left, first, self._taken)
+        return (part_of(batch, self.axis, self.name(n)) for n, batch in left)
 
-def _name(number):
-    return f"batches[{number}]"
-
-
-def _block(number):
-    return f"block {number} of batches"
+    def name(self, number):
+        return f"batches[{number}]"

@@ -1,16 +1,16 @@
 """dask: the moments of Dask arrays, delayed batches and files, on Dask's workers, in the order of their chunks."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from .. import _core
-from ..accumulating import Run, accumulated, check_form
-from ..blocks import blocks, number
+from ..accumulating import Source, accumulated, check_form, left_of, no_batches
 from ..libraries import library
-from ..streaming import left_of, run_of_array
+from ..streaming import Blocks
 from . import dask_schedules, dask_tasks
 
 __all__ = ["moments"]
@@ -24,11 +24,13 @@ def moments(x, *, axis=1, checkpoint=None, progress=True):
     x : dask.array.Array, ndarray, memmap or iterable of dask.delayed batches
         Of float16, bfloat16, float32 or float64, rank >= 2. A Dask array may be cut into chunks along any axes, the
         channels' too, and chunks may have unknown sizes along the others. Other arrays are cut as `population_moments`
-        cuts them; workers open the file of a memmap themselves, so it must have that path for each of them.
+        cuts them; workers open the file of a memmap themselves, so it must have that path for each of them. Batches may
+        be futures of a Client, too.
     axis : int
         The channel axis, of x or of each batch.
     checkpoint : str or path-like, optional
-        A file from which a later call with the same arguments goes on, as in `population_moments`.
+        A file from which a later call with the same arguments goes on, as in `population_moments`. Of delayed batches
+        the first one is computed again, to look at its shape and dtype.
     progress : bool
         Whether the parts are counted on stderr if that is a terminal, with tqdm's bar if that is installed.
 
@@ -41,7 +43,8 @@ def moments(x, *, axis=1, checkpoint=None, progress=True):
     Raises
     ------
     TypeError, ValueError
-        As `population_moments`, naming the part; if the number of channels of a Dask array is unknown.
+        As `population_moments`, naming the part; if the number of channels of a Dask array is unknown; and if the file
+        of a memmap has been replaced or changed.
     ImportError
         If dask is not installed (``pip install 'cbn[dask]'``).
     Exception
@@ -51,12 +54,11 @@ def moments(x, *, axis=1, checkpoint=None, progress=True):
     Notes
     -----
     Dask's scheduler of the moment computes: threads, processes, or the `distributed.Client` that was made last. A part
-    is all channels of one block of positions, and one task takes its moments, on one thread. Some parts are under way
-    at a time, few more than there are workers, so that neither they nor the caller hold more than those.
+    is all channels of one block of positions, and one task takes its moments, on one thread.
 
-    Where all chunks need one result, as those of ``x - x.mean()``, all are handed over at once, since it would be
-    computed again for each few of them; without a Client the checkpoint is written at the end only. Compute such a
-    result beforehand.
+    A Dask array or a list of delayed batches is handed over as one graph, so that a result which several parts need is
+    computed once. Of what has no graph as a whole, arrays of NumPy and generators of delayed batches, some parts are
+    under way at a time, few more than there are workers. Two calls must not write the same checkpoint.
 
     Examples
     --------
@@ -69,55 +71,82 @@ def moments(x, *, axis=1, checkpoint=None, progress=True):
     _core.check_flag(progress, "progress")
     _core.check_integer(axis, "axis")
     array, delayed = library("dask.array", "dask"), library("dask.delayed", "dask")
+    if isinstance(x, np.ndarray) and x.dtype == object and x.ndim == 1:  # as of to_delayed().ravel()
+        x = list(x)
     if isinstance(x, array.Array):
-        run, parts, data, name = _of_dask_array(x, axis, checkpoint)
+        source = _Chunks(x, axis)
     elif isinstance(x, np.ndarray):
-        run, parts, data, name = _of_array(x, axis, checkpoint)
+        source = _Blocks(x, axis, "x")
     elif isinstance(x, delayed.Delayed | str | Mapping) or hasattr(x, "shape") or not isinstance(x, Iterable):
         raise TypeError(
             f"x must be a Dask array, an array of NumPy, or an iterable of delayed batches; got {type(x).__name__}"
         )
     else:
-        run, parts, data, name = _of_delayed(x, axis, checkpoint)
-    return run.moments if run.is_finished else accumulated(run, parts, data, progress, name)
+        source = _Batches(x, axis)
+    return accumulated(source, checkpoint, progress)
 
 
-def _of_dask_array(x, axis, checkpoint):
-    axis = check_form(tuple(0 if math.isnan(n) else n for n in x.shape), x.dtype, axis, "x")
-    if math.isnan(x.shape[axis]):
-        raise ValueError("x must have a known number of channels; got unknown ones: see its compute_chunk_sizes()")
-    chunks = repr([[float(n) for n in sizes] for sizes in x.chunks])
-    data = {
-        "shape": f"({', '.join(f'{n:.0f}' for n in x.shape)})",
-        "dtype": x.dtype.name,
-        "channel axis": str(axis),
-        "chunks of hash": hashlib.sha256(chunks.encode()).hexdigest()[:16],
-    }
-    of = math.prod(n for a, n in enumerate(x.numblocks) if a != axis)
-    run = Run(checkpoint, data, of, int(x.shape[axis]))
-    if run.is_finished:
-        return run, None, None, None
-    blocks, have_common_tasks = dask_tasks.blocks_of(x, axis)
-    tasks = (dask_tasks.of_chunks(block(), axis, _part(n)) for n, block in left_of(blocks, run.counted))
-    return run, dask_schedules.done(tasks, run.counted, all_at_once=have_common_tasks), range(of), _part
+class _Chunks(Source):
+    """A Dask array."""
+
+    def __init__(self, x, axis):
+        self.axis = axis = check_form(tuple(0 if math.isnan(n) else n for n in x.shape), x.dtype, axis, "x")
+        if math.isnan(x.shape[axis]):
+            raise ValueError("x must have a known number of channels; got unknown ones: see its compute_chunk_sizes()")
+        self._x, self.channels = x, int(x.shape[axis])
+        self.number = math.prod(n for a, n in enumerate(x.numblocks) if a != axis)
+        self.data = range(self.number)
+        self.texts = {
+            "shape": f"({', '.join(f'{n:.0f}' for n in x.shape)})",
+            "dtype": x.dtype.name,
+            "channel axis": str(axis),
+            "chunks": _shortened(str(tuple(tuple(float(n) for n in sizes) for sizes in x.chunks)).replace(".0", "")),
+        }
+
+    def parts(self, first):
+        chunks = np.moveaxis(self._x.to_delayed(), self.axis, -1)
+        left = left_of(iter(chunks.reshape(-1, chunks.shape[-1])), first)
+        tasks = (dask_tasks.of_chunks(row, self.axis, self.name(n)) for n, row in left)
+        return dask_schedules.done(tasks, first, all_at_once=True)
+
+    def name(self, number):
+        return f"part {number} of x"
 
 
-def _of_array(x, axis, checkpoint):
-    run, lengths = run_of_array(x, axis, checkpoint, "x")
-    left = left_of(blocks(x.shape, lengths), run.counted)
-    tasks = (dask_tasks.of_block(x[index], axis, _part(n)) for n, index in left)
-    return run, dask_schedules.done(tasks, run.counted), range(number(x.shape, lengths)), _part
+def _shortened(text):
+    return text if len(text) < 100 else f"{text[:80]}... of hash {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _of_delayed(batches, axis, checkpoint):
-    run = Run(checkpoint, {"channel axis": str(axis)}, len(batches) if isinstance(batches, list | tuple) else None)
-    tasks = (dask_tasks.of_delayed(batch, axis, _batch(n)) for n, batch in left_of(batches, run.counted))
-    return run, dask_schedules.done(tasks, run.counted), batches, _batch
+class _Blocks(Blocks):
+    """An array in memory or in a file."""
+
+    def __init__(self, x, axis, argument):
+        super().__init__(x, axis, argument)
+        self._file = dask_tasks.File.of(x)
+
+    def parts(self, first):
+        tasks = (dask_tasks.of_block(block, self._file, self.axis, name) for block, name in self.blocks(first))
+        return dask_schedules.done(tasks, first)
 
 
-def _part(number):
-    return f"part {number} of x"
+class _Batches(Source):
+    """Delayed batches."""
 
+    def __init__(self, batches, axis):
+        self.data, self.axis, self._taken = batches, axis, 0
+        self.number = len(batches) if isinstance(batches, list | tuple) else None
+        self._left = iter(batches)
 
-def _batch(number):
-    return f"x[{number}]"
+    def form(self):
+        for first in itertools.islice(self._left, 1):
+            self._taken, task = 1, dask_tasks.form_of(first, self.axis, self.name(0))
+            return next(dask_schedules.done(iter([task]), 0))
+        raise no_batches(self)
+
+    def parts(self, first):
+        left = left_of(self._left, first, self._taken)
+        tasks = (dask_tasks.of_delayed(batch, self.axis, self.name(n)) for n, batch in left)
+        return dask_schedules.done(tasks, first, all_at_once=self.number is not None)
+
+    def name(self, number):
+        return f"x[{number}]"
