@@ -217,7 +217,7 @@ class Moments:
 
     @classmethod
     def _load_run(cls, path, name):
-        """Return the moments, and what `_save` was given besides, or None twice. The file's name in errors is `name`."""
+        """Return the moments, and what `_save` was given besides, or None twice. Errors call the file `name`."""
 
         def build(meta, file):
             found = cls._of_file(meta, file)

@@ -2,49 +2,21 @@
 
 import os
 import pickle
-import resource
-import signal
-import subprocess
-import sys
-from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 import cbn
-from cbn import accumulating, blocks
+from cbn import accumulating
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("distributed")
 import dask.array as da  # noqa: E402
-from distributed import Client, Event, LocalCluster  # noqa: E402
+from distributed import Client, Event  # noqa: E402
 
 from cbn.interop import dask as on_dask  # noqa: E402
 from cbn.interop import dask_schedules, dask_tasks  # noqa: E402
-
-LOCAL = "127.0.0.1:0"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two processes of one thread each, which compute for a test that uses this."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=LOCAL) as made:
-        yield made
-
-
-@pytest.fixture
-def workers(cluster):
-    with Client(cluster) as client:
-        yield client
-
-
-@pytest.fixture(params=["synchronous", "threads", "cluster"])
-def scheduler(request):
-    if request.param == "cluster":
-        request.getfixturevalue("workers")
-    with nullcontext() if request.param == "cluster" else dask.config.set(scheduler=request.param):
-        yield request.param
 
 
 def made(shape=(20, 6, 4), offset=0.0, seed=0):
@@ -114,7 +86,7 @@ def test_the_same_bits_by_all_schedulers(workers):
     for name in ("synchronous", "threads", "processes"):
         with dask.config.set(scheduler=name):
             found.add(bits(on_dask.moments(lazy)))
-    with Client(n_workers=1, threads_per_worker=3, processes=False, dashboard_address=LOCAL):
+    with Client(n_workers=1, threads_per_worker=3, processes=False, dashboard_address="127.0.0.1:0"):
         found.add(bits(on_dask.moments(lazy)))
     found.add(bits(cbn.population_moments(np.split(x, range(5, 64, 5)))))
     assert len(found) == 1
@@ -131,7 +103,8 @@ def test_results_are_added_in_order_whatever_is_done_first(workers):
     assert bits(on_dask.moments([batch(n) for n in range(12)])) == bits(cbn.population_moments(arrays))
 
 
-def test_delayed_batches_are_asked_for_as_they_are_needed(scheduler):
+def test_delayed_batches_are_asked_for_as_they_are_needed(scheduler, monkeypatch):
+    monkeypatch.setattr(dask.system, "CPU_COUNT", 2)
     given = []
 
     def batches():
@@ -149,12 +122,28 @@ def test_delayed_batches_are_asked_for_as_they_are_needed(scheduler):
     assert len(given) < 100
 
 
+def test_batches_before_an_exception_of_the_generator_are_kept(scheduler, tmp_path):
+    def batches(at):
+        for n in range(30):
+            if n == at:
+                raise OSError("the disk has gone")
+            yield dask.delayed(made)((4, 3), seed=n)
+
+    with pytest.raises(OSError, match="the disk has gone"):
+        on_dask.moments(batches(21), checkpoint=tmp_path / "run.npz")
+    assert cbn.Moments.load(tmp_path / "run.npz").count == 21 * 4
+    assert bits(on_dask.moments(batches(30), checkpoint=tmp_path / "run.npz")) == bits(on_dask.moments(batches(30)))
+
+
+def test_other_kinds_of_batches(workers):
+    x = made()
+    expected = bits(cbn.population_moments(np.split(x, 4)))
+    assert bits(on_dask.moments(da.from_array(x, (5, 6, 4)).to_delayed().ravel())) == expected
+    assert bits(on_dask.moments([workers.submit(np.array, part) for part in np.split(x, 4)])) == expected
+    assert bits(on_dask.moments(workers.submit(np.array, part) for part in np.split(x, 4))) == expected
+
+
 # --- arrays and files ---
-
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(blocks, "LARGEST", 500)
 
 
 @pytest.fixture
@@ -194,6 +183,24 @@ def test_workers_open_the_file(workers, small, file):
     with pytest.raises(FileNotFoundError, match=r"x.npy"):
         on_dask.moments(mapped)
     assert cbn.population_moments(mapped).count == 160
+
+
+@pytest.mark.parametrize("change", ["length", "values", "touched", "later"])
+def test_a_file_that_has_changed_is_refused(workers, small, file, monkeypatch, change):
+    mapped = np.load(file, mmap_mode="r")
+    found = dask_tasks.File.of(mapped)
+    if change == "later":
+        os.utime(file, (1, 1))
+        monkeypatch.setattr(dask_tasks.File, "of", lambda x: found)
+    elif change != "touched":
+        np.save(f"{file}2.npy", np.ones((40 + (change == "length"), 3, 4)))
+        os.replace(f"{file}2.npy", file)
+    if change == "touched":
+        os.utime(file, (1, 1))  # before the call
+        assert on_dask.moments(mapped).count == 160
+    else:
+        with pytest.raises(ValueError, match=r"^x must be a file that has not changed; got .*x.npy'"):
+            on_dask.moments(mapped)
 
 
 def test_what_the_file_does_not_have_is_sent(workers, small, file):
@@ -253,31 +260,6 @@ def test_refused(scheduler, x, options, error, text):
         )
 
 
-def test_an_error_cancels_the_rest(workers):
-    def fails(n):
-        if n == 1:
-            Event("seen").wait()
-        if n == 0:
-            raise OverflowError
-        return made((4, 3))
-
-    with pytest.raises(OverflowError) as caught:  # which keeps all frames, and what they refer to
-        on_dask.moments([dask.delayed(fails)(n) for n in range(20)])
-    assert not workers.futures and caught.tb
-    Event("seen").set()
-
-
-def test_a_worker_that_dies_is_done_without(workers, tmp_path):
-    def dies(n):
-        if n == 1 and not (tmp_path / "dead").exists():
-            (tmp_path / "dead").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return np.random.default_rng(n).normal(0, 1, (9, 3))
-
-    arrays = [np.random.default_rng(n).normal(0, 1, (9, 3)) for n in range(6)]
-    assert bits(on_dask.moments([dask.delayed(dies)(n) for n in range(6)])) == bits(cbn.population_moments(arrays))
-
-
 # --- checkpoints ---
 
 
@@ -307,31 +289,6 @@ def test_an_interrupted_run_goes_on(scheduler, tmp_path, monkeypatch):
     assert bits(on_dask.moments(x, checkpoint=path)) == whole
 
 
-KILLED = """
-import os, signal, sys, time, dask, numpy as np, cbn.interop.dask
-from cbn import accumulating
-accumulating.EVERY = 0.0
-def batch(n):
-    time.sleep(0.05)
-    if n == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return np.random.default_rng(n).normal(0, 1, (20, 3, 4))
-with dask.config.set(scheduler="threads", num_workers=2):
-    cbn.interop.dask.moments([dask.delayed(batch)(n) for n in range(40)], checkpoint=sys.argv[1])
-"""
-
-
-def test_a_killed_process_goes_on(tmp_path):
-    path = tmp_path / "run.npz"
-    command = [sys.executable, "-c", KILLED, path]
-    assert subprocess.run([*command, "33"]).returncode == -signal.SIGKILL
-    counted, rest = divmod(cbn.Moments.load(path).count, 80)
-    assert 9 < counted <= 33 and rest == 0
-    subprocess.run([*command, "-1"], check=True)
-    arrays = (np.random.default_rng(n).normal(0, 1, (20, 3, 4)) for n in range(40))
-    assert bits(cbn.Moments.load(path)) == bits(cbn.population_moments(arrays))
-
-
 def test_one_process_and_dask_go_on_with_each_others_runs(tmp_path, monkeypatch, small, workers):
     path, x, part_moments, calls = tmp_path / "run.npz", made(), accumulating._core.part_moments, []
 
@@ -348,6 +305,25 @@ def test_one_process_and_dask_go_on_with_each_others_runs(tmp_path, monkeypatch,
     assert 0 < cbn.Moments.load(path).count < 80
     found = on_dask.moments(x, checkpoint=path)
     assert bits(found) == bits(cbn.population_moments(x)) == bits(cbn.population_moments(x, checkpoint=path))
+
+
+def test_batches_of_another_form_are_refused(scheduler, tmp_path):
+    """After a run to the end, too; one process and Dask know the same of them."""
+    path, x = tmp_path / "run.npz", made()
+    expected = bits(cbn.population_moments([x, x], checkpoint=path))
+    assert bits(on_dask.moments([dask.delayed(x)] * 2, axis=-2, checkpoint=path)) == expected
+    path.unlink()
+    on_dask.moments([dask.delayed(x)] * 2, checkpoint=path)
+    assert bits(cbn.population_moments([x, x], checkpoint=path)) == expected
+    before = path.read_bytes()
+    for other in (x[:, :2], x[:5].astype(np.float16)):
+        with pytest.raises(
+            ValueError, match=r"first batch .*; got .* first batch \(20, 6, 4\) of float64"
+        ):
+            on_dask.moments([dask.delayed(other)] * 2, checkpoint=path)
+    with pytest.raises(TypeError, match=r"^x\[0\] must be float32"):
+        on_dask.moments([dask.delayed(x.astype(int))] * 2, checkpoint=path)
+    assert path.read_bytes() == before
 
 
 def test_checkpoints_of_other_data_are_refused(scheduler, tmp_path):
@@ -367,53 +343,3 @@ def test_checkpoints_of_other_data_are_refused(scheduler, tmp_path):
         with pytest.raises(ValueError, match=f"^checkpoint must be of data with {text}"):
             on_dask.moments(x, checkpoint=path)
     assert path.read_bytes() == before
-
-
-# --- work and memory ---
-
-
-def test_what_all_chunks_need_is_computed_once(scheduler, tmp_path):
-    """Each chunk is, too."""
-
-    def counting(block, block_info=None):
-        if block_info:
-            with open(tmp_path / "log", "a") as log:
-                log.write("x")
-        return block
-
-    n = 8 * (os.cpu_count() + 2)  # more than are given to the scheduler at a time
-    x = da.ones((n, 3), chunks=(1, 3)).map_blocks(counting, dtype=np.float64, meta=np.empty((0, 0)))
-    assert on_dask.moments(x - x.sum()).mean[0] == 1 - 3 * n
-    assert len((tmp_path / "log").read_text()) == n
-
-
-LIMITED = """
-import resource, dask, dask.array as da, numpy as np, cbn.interop.dask
-with dask.config.set(scheduler="threads", num_workers=2):
-    x = da.random.default_rng(0).normal(size=(60, 4, 1 << 18), chunks=(1, 4, 1 << 18))
-    cbn.interop.dask.moments(x[:2])
-    used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (used + (120 << 20),) * 2)
-    print(cbn.interop.dask.moments(x).count)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit memory so")
-def test_memory_is_bounded_in_threads():
-    """500 MB, with 120 to work in."""
-    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{60 << 18}\n"), done.stderr
-
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
-def test_memory_is_bounded_in_workers(workers):
-    """500 MB, of which none holds more than a few chunks of 8 MB."""
-    x = da.random.default_rng(0).normal(size=(60, 4, 1 << 18), chunks=(1, 4, 1 << 18))
-    on_dask.moments(x[:4])
-    before = {**workers.run(peak), "here": peak()}
-    assert on_dask.moments(x).count == 60 << 18
-    after = {**workers.run(peak), "here": peak()}
-    assert max(after[name] - before[name] for name in before) < 100

@@ -106,6 +106,12 @@ def _in_order(found, many, first):
         yield early.pop(n)
 
 
+def _no_warning(wanted):
+    """Blocks in memory are sent with their tasks, so that they outlive a worker; else Dask would advise against it."""
+    options = {"distributed.admin.large-graph-warning-threshold": "1PB"} if wanted else {}
+    return library("dask", "dask").config.set(options)
+
+
 def _by_client(client, given, first, all_at_once):
     """By workers elsewhere, which are given the next tasks before those that they have are done."""
     waiting, room = deque(), 0
@@ -114,7 +120,8 @@ def _by_client(client, given, first, all_at_once):
             if len(waiting) <= room // 2:  # several at a time: handing over costs more than a small task
                 room = AHEAD * max(1, sum(client.nthreads().values()))
                 if some := given.next(None if all_at_once else room - len(waiting)):
-                    waiting.extend(client.get(*_graph(some), sync=False))
+                    with _no_warning(not all_at_once):
+                        waiting.extend(client.get(*_graph(some), sync=False))
             if not waiting:
                 return
             ready = list(itertools.takewhile(lambda future: future.status == "finished", waiting)) or [waiting[0]]
