@@ -8,9 +8,9 @@ import numpy as np
 
 from . import _core, arrays
 from .accumulating import Source, accumulated, array_of_batch, check_form, left_of, no_batches, part_of
-from .blocks import blocks, cut, number
+from .blocks import Blocks
 
-__all__ = ["Blocks", "population_moments"]
+__all__ = ["population_moments"]
 
 
 def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
@@ -87,33 +87,6 @@ def _advice(batches):
     if type(batches).__module__.startswith("dask."):
         return "cbn.interop.dask.moments takes it"
     return "cut it yourself, as in (x[i : i + 64] for i in range(0, len(x), 64))"
-
-
-class Blocks(Source):
-    """An array, cut into blocks."""
-
-    def __init__(self, x, axis, argument):
-        self.axis = axis = check_form(x.shape, x.dtype, axis, argument)
-        self.argument, self._x, self._lengths = argument, x, cut(x, axis)
-        self.number, self.channels = number(x.shape, self._lengths), x.shape[axis]
-        self.data = range(self.number)
-        self.texts = {
-            "shape": str(x.shape),
-            "dtype": x.dtype.name,
-            "channel axis": str(axis),
-            "blocks of": str(self._lengths),
-        }
-
-    def blocks(self, first):
-        """Give the blocks from that number on, with their names."""
-        for n, index in left_of(blocks(self._x.shape, self._lengths), first):
-            yield self._x[index], self.name(n)
-
-    def parts(self, first):
-        return (part_of(block, self.axis, name) for block, name in self.blocks(first))
-
-    def name(self, number):
-        return f"block {number} of {self.argument}"
 
 
 class _Batches(Source):

@@ -250,6 +250,11 @@ REFUSED = [
 ]
 
 
+def test_population_moments_say_who_takes_it():
+    with pytest.raises(TypeError, match=r"^batches must be an array .*: cbn.interop.dask.moments takes it$"):
+        cbn.population_moments(X)
+
+
 @pytest.mark.parametrize(("x", "options", "error", "text"), REFUSED, ids=range(len(REFUSED)))
 def test_refused(scheduler, x, options, error, text):
     with pytest.raises(error, match=text) as caught:
@@ -317,9 +322,7 @@ def test_batches_of_another_form_are_refused(scheduler, tmp_path):
     assert bits(cbn.population_moments([x, x], checkpoint=path)) == expected
     before = path.read_bytes()
     for other in (x[:, :2], x[:5].astype(np.float16)):
-        with pytest.raises(
-            ValueError, match=r"first batch .*; got .* first batch \(20, 6, 4\) of float64"
-        ):
+        with pytest.raises(ValueError, match=r"first batch .*; got .* first batch \(20, 6, 4\) of float64"):
             on_dask.moments([dask.delayed(other)] * 2, checkpoint=path)
     with pytest.raises(TypeError, match=r"^x\[0\] must be float32"):
         on_dask.moments([dask.delayed(x.astype(int))] * 2, checkpoint=path)

@@ -47,6 +47,8 @@ def the_rest(x: npt.NDArray[np.float32], layer: cbn.BatchNorm) -> None:
     cbn.recompute_statistics(layer, [(x, "label")], mode="swa")  # type: ignore[call-overload]
     cbn.population_moments(x, 1)  # type: ignore[call-arg]  # axis by keyword only
     cbn.population_moments(x, checkpoint=True)  # type: ignore[arg-type]
+    cbn.population_moments(3.0)  # type: ignore[arg-type]
+    cbn.population_moments([[1.0, 2.0]])  # type: ignore[list-item]
     cbn.interop.dask.moments(layer)  # type: ignore[arg-type]
     cbn.fold_conv(x, None, layer).error + 1  # type: ignore[operator]  # perhaps None
     cbn.update_running([0.0], [1.0], cbn.moments(x), 0.1)  # type: ignore[arg-type]  # in place

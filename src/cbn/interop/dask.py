@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import _core
 from ..accumulating import Source, accumulated, check_form, left_of, no_batches
+from ..blocks import Blocks
 from ..libraries import library
-from ..streaming import Blocks
 from . import dask_schedules, dask_tasks
 
 __all__ = ["moments"]

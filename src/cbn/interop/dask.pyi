@@ -6,6 +6,7 @@ from typing import Any
 import numpy.typing as npt
 from dask.array import Array
 from dask.delayed import Delayed
+from distributed import Future
 
 from .._types import Path
 from ..statistics import Moments
@@ -13,7 +14,7 @@ from ..statistics import Moments
 __all__ = ["moments"]
 
 def moments(
-    x: Array | npt.NDArray[Any] | Iterable[Delayed],
+    x: Array | npt.NDArray[Any] | Iterable[Delayed | Future[Any]],
     *,
     axis: int = 1,
     checkpoint: Path | None = None,
