@@ -1,4 +1,4 @@
-"""blocks: where an array too large for memory is cut into blocks, each of which fits."""
+"""blocks: where an array too large for memory is cut into blocks, each of which fits, and these as a source of parts."""
 
 import itertools
 import math

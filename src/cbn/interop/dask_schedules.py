@@ -27,9 +27,8 @@ def done(tasks, first, all_at_once=False):
         yield from _by_client(client, given, first, all_at_once)
     else:
         while some := given.next(None if all_at_once else AHEAD * _threads()):
-            for result in _by_threads(get, some, first):
-                yield result
-                first += 1
+            yield from _by_threads(get, some, first)
+            first += len(some)
     if given.error is not None:
         raise given.error
 
