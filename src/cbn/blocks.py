@@ -1,4 +1,4 @@
-"""blocks: where an array too large for memory is cut into blocks, each of which fits, and these as a source of parts."""
+"""blocks: where an array too large for memory is cut into blocks, each of which fits, and these as a source."""
 
 import itertools
 import math
