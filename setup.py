@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -59,6 +60,8 @@ CORE = Extension(
     depends=[*map(str, Path("src/cbn").glob("*.p?[di]"))],
     py_limited_api=STABLE,
 )
+
+Options.docstrings = False  # nobody sees those of a private module, and the wheel has a limit
 
 setup(
     version=VERSION,
