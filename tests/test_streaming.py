@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from populations import assert_close, bits
 from states import damaged
 from test_progress import Terminal
 
@@ -36,20 +37,6 @@ def always(monkeypatch):
 
 def made(shape=(20, 3, 4), offset=0.0, seed=0):
     return np.random.default_rng(seed).normal(offset, 1, shape)
-
-
-def bits(moments):
-    return moments.count, moments.mean.tobytes(), moments.m2.tobytes()
-
-
-def assert_close(found, x, axis=1):
-    whole = cbn.moments(x, axis=axis)
-    std = np.sqrt(whole.m2 / max(whole.count, 1))
-    assert found.count == whole.count
-    assert (np.abs(found.mean - whole.mean) <= 1e-12 * (np.abs(whole.mean) + std)).all()
-    with np.errstate(all="ignore"):
-        bound = 1e-12 + 2e-16 * np.abs(whole.mean) / np.where(std > 0, std, 1)
-    assert (np.abs(found.m2 - whole.m2) <= bound * whole.m2).all()
 
 
 def test_known_moments(small):

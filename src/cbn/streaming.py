@@ -78,7 +78,7 @@ def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
             f"batches must be an array of NumPy, or an iterable of arrays; got {type(batches).__name__}: "
             + _advice(batches)
         )
-    return accumulated(_Batches(batches, axis), checkpoint, progress)
+    return accumulated(Batches(batches, axis), checkpoint, progress)
 
 
 def _advice(batches):
@@ -89,7 +89,9 @@ def _advice(batches):
     return "cut it yourself, as in (x[i : i + 64] for i in range(0, len(x), 64))"
 
 
-class _Batches(Source):
+class Batches(Source):
+    """Of an iterable."""
+
     argument = "batches"
 
     def __init__(self, batches, axis):
@@ -99,10 +101,14 @@ class _Batches(Source):
 
     def form(self):
         for first in itertools.islice(self._left, 1):
-            self._taken, array = 1, array_of_batch(first, self.name(0))
-            check_form(array.shape, array.dtype, self.axis, self.name(0))
-            return array.shape, array.dtype.name
+            self._taken = 1
+            return self._form_of(first)
         raise no_batches(self)
+
+    def _form_of(self, first):
+        array = array_of_batch(first, self.name(0))
+        check_form(array.shape, array.dtype, self.axis, self.name(0))
+        return array.shape, array.dtype.name
 
     def parts(self, first):
         left = left_of(self._left, first, self._taken)

@@ -6,6 +6,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
+from populations import assert_close, bits
 
 import cbn
 from cbn import accumulating
@@ -21,19 +22,6 @@ from cbn.interop import dask_tasks  # noqa: E402
 
 def made(shape=(20, 6, 4), offset=0.0, seed=0):
     return np.random.default_rng(seed).normal(offset, 1, shape)
-
-
-def bits(moments):
-    return moments.count, moments.mean.tobytes(), moments.m2.tobytes()
-
-
-def assert_close(found, x, axis=1):
-    whole = cbn.moments(x, axis=axis)
-    std = np.sqrt(whole.m2 / max(whole.count, 1))
-    assert found.count == whole.count
-    assert (np.abs(found.mean - whole.mean) <= 1e-12 * (np.abs(whole.mean) + std)).all()
-    bound = 1e-12 + 2e-16 * np.abs(whole.mean) / np.where(std > 0, std, 1)
-    assert (np.abs(found.m2 - whole.m2) <= bound * whole.m2).all()
 
 
 CHUNKS = {

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from populations import bits
 
 import cbn
 from cbn import accumulating
@@ -24,10 +25,6 @@ from cbn.interop import dask as on_dask  # noqa: E402
 
 def made(shape=(20, 6, 4), offset=0.0, seed=0):
     return np.random.default_rng(seed).normal(offset, 1, shape)
-
-
-def bits(moments):
-    return moments.count, moments.mean.tobytes(), moments.m2.tobytes()
 
 
 def test_what_all_chunks_need_is_computed_once(scheduler, count):

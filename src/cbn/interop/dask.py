@@ -1,16 +1,16 @@
 """dask: the moments of Dask arrays, delayed batches and files, on Dask's workers, in the order of their chunks."""
 
 import hashlib
-import itertools
 import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from .. import _core
-from ..accumulating import Source, accumulated, check_form, left_of, no_batches
+from ..accumulating import Source, accumulated, check_form, left_of
 from ..blocks import Blocks
 from ..libraries import library
+from ..streaming import Batches
 from . import dask_schedules, dask_tasks
 
 __all__ = ["moments"]
@@ -129,19 +129,13 @@ class _Blocks(Blocks):
         return dask_schedules.done(tasks, first)
 
 
-class _Batches(Source):
+class _Batches(Batches):
     """Delayed batches."""
 
-    def __init__(self, batches, axis):
-        self.data, self.axis, self._taken = batches, axis, 0
-        self.number = len(batches) if isinstance(batches, list | tuple) else None
-        self._left = iter(batches)
+    argument = Source.argument
 
-    def form(self):
-        for first in itertools.islice(self._left, 1):
-            self._taken, task = 1, dask_tasks.form_of(first, self.axis, self.name(0))
-            return next(dask_schedules.done(iter([task]), 0))
-        raise no_batches(self)
+    def _form_of(self, first):
+        return next(dask_schedules.done(iter([dask_tasks.form_of(first, self.axis, self.name(0))]), 0))
 
     def parts(self, first):
         left = left_of(self._left, first, self._taken)
