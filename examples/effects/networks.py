@@ -1,0 +1,74 @@
+"""networks: networks of the digits example with anything between their linear layers, and layers for that."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import cbn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the digits example stands
+from digits import Linear, Network, ReLU, initial_weights, load_data  # noqa: E402
+
+__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data"]
+
+
+class Sigmoid:
+    """y = 1 / (1 + exp(-x))."""
+
+    def __call__(self, x):
+        self.y = 0.5 + 0.5 * np.tanh(0.5 * x)
+        return self.y
+
+    def backward(self, dy):
+        return dy * self.y * (1 - self.y)
+
+
+class Dropout:
+    """In training each value is 0 with this probability, and the others grow so that the mean stays."""
+
+    def __init__(self, probability, rng):
+        self.probability, self.rng, self.training = probability, rng, True
+
+    def train(self, mode=True):
+        self.training = mode
+        return self
+
+    def __call__(self, x):
+        self.factor = np.ones_like(x)
+        if self.training:
+            self.factor = (self.rng.random(x.shape) >= self.probability).astype(x.dtype) / (1 - self.probability)
+            self.factor = self.factor.astype(x.dtype)
+        return x * self.factor
+
+    def backward(self, dy):
+        return dy * self.factor
+
+
+class Stack(Network):
+    """Linear layers, and after each but the last what `between(features)` lists.
+
+    A linear layer has no bias where a batch norm follows, whose own bias takes its role.
+    """
+
+    def __init__(self, weights, between):
+        self.layers = []
+        for weight in weights[:-1]:
+            following = between(weight.shape[1])
+            self.layers += [Linear(weight, bias=not isinstance(following[0], cbn.BatchNorm)), *following]
+        self.layers.append(Linear(weights[-1], bias=True))
+
+    def train(self, mode=True):
+        """Switch all layers that have modes, and return the network."""
+        for layer in self.layers:
+            if hasattr(layer, "train"):
+                layer.train(mode)
+        return self
+
+
+def batches(rng, count, size):
+    """Yield the numbers of the samples of one batch after another, for ever: every epoch in a new order."""
+    while True:
+        order = rng.permutation(count)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
