@@ -8,9 +8,9 @@ import numpy as np
 import cbn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the digits example stands
-from digits import Linear, Network, ReLU, initial_weights, load_data  # noqa: E402
+from digits import Linear, Network, ReLU, initial_weights, load_data
 
-__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data"]
+__all__ = ["Dropout", "Linear", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data"]
 
 
 class Sigmoid:
