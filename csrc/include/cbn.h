@@ -22,7 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The version of this header, and the number of its binary interface, which the shared library has in its name. It
+/** The version of this header, and the number of its binary interface, which the shared library has in its name. It
  * grows when what was compiled with an older header would no longer work. */
 #define CBN_VERSION "0.1.0"
 #define CBN_ABI_VERSION 1
@@ -39,37 +39,37 @@
 extern "C" {
 #endif
 
-/* Calls on fewer values than this run on the calling thread, whatever num_threads is. */
+/** Calls on fewer values than this run on the calling thread, whatever num_threads is. */
 #define CBN_LEAST_PARALLEL 65536
 
-/* CBN_UINT8 is for x of cbn_inference only; y is then float32. */
+/** CBN_UINT8 is for x of cbn_inference only; y is then float32. */
 enum cbn_dtype { CBN_FLOAT32 = 0, CBN_FLOAT64 = 1, CBN_FLOAT16 = 2, CBN_BFLOAT16 = 3, CBN_UINT8 = 4 };
 enum cbn_status { CBN_OK = 0, CBN_NO_MEMORY = 1 };
 enum cbn_activation { CBN_IDENTITY = 0, CBN_RELU = 1, CBN_LEAKY_RELU = 2 };
 
-/* What a call does beyond plain batch normalization; the zeros of `struct cbn_options options = {0}` do nothing.
+/** What a call does beyond plain batch normalization; the zeros of `struct cbn_options options = {0}` do nothing.
  * Arrays of values have the dtype and sizes of x. */
 struct cbn_options {
-    /* y = activation(bn(x) + residual), where max(v, 0) is RELU, and LEAKY_RELU v > 0 ? v : negative_slope * v with
+    /** y = activation(bn(x) + residual), where max(v, 0) is RELU, and LEAKY_RELU v > 0 ? v : negative_slope * v with
      * negative_slope >= 0. y may be the residual. */
     enum cbn_activation activation;
     double negative_slope;
     const void *residual;
-    /* In backward, activation and negative_slope as before; y is what the forward call returned, and dy passes where
+    /** In backward, activation and negative_slope as before; y is what the forward call returned, and dy passes where
      * y > 0. dresidual, if not NULL, becomes what has passed. It may not be x, y or dx. */
     const void *y;
     void *dresidual;
-    /* weights[outer * inner], of the positions, or NULL. In statistics a value counts as often as its weight says, 0
+    /** weights[outer * inner], of the positions, or NULL. In statistics a value counts as often as its weight says, 0
      * or more. A negative weight masks a position: nothing there counts, nor does its dy; its dx is 0. */
     const double *weights;
 };
 
-/* mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count, where count is outer *
+/** mean[channels] and m2[channels], the sum of squared deviations from it: var = m2 / count, where count is outer *
  * inner or, with weights, cbn_count(weights). An empty channel has mean 0 and m2 0. */
 CBN_API int cbn_moments(double *mean, double *m2, const void *x, const struct cbn_options *options,
                         enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
-/* The same of a part of a batch, for parts that merge without loss: mean + mean_rest is the mean to twice the digits.
+/** The same of a part of a batch, for parts that merge without loss: mean + mean_rest is the mean to twice the digits.
  * With n of all parts, d = (mean - a) + mean_rest for each part and a mean among theirs as a, and s = sum(count * d) / n,
  * mean = a + s and m2 = sum(m2 + count * (d - s)^2); cbn_inference, given mean and m2 / n as double, then makes y of
  * each part. mean_rest may be NULL. */
@@ -77,23 +77,23 @@ CBN_API int cbn_part_moments(double *mean, double *mean_rest, double *m2, const 
                              const struct cbn_options *options, enum cbn_dtype dtype, ptrdiff_t outer,
                              ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
-/* The sum of those weights that are not negative. */
+/** The sum of those weights that are not negative. */
 CBN_API double cbn_count(const double *weights, ptrdiff_t positions);
 
-/* Training: y = (x - mean) * inv_std * weight + bias with inv_std = 1 / sqrt(m2 / count + eps), which is 0 where
+/** Training: y = (x - mean) * inv_std * weight + bias with inv_std = 1 / sqrt(m2 / count + eps), which is 0 where
  * the root is 0. Ioffe & Szegedy 2015, Algorithm 1. y may be x. */
 CBN_API int cbn_forward(void *y, double *mean, double *m2, double *inv_std, const void *x, const void *weight,
                         const void *bias, double eps, const struct cbn_options *options, enum cbn_dtype dtype,
                         enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
                         int num_threads);
 
-/* Inference: y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. Algorithm 2, line 11. y may be x. */
+/** Inference: y = (x - running_mean) / sqrt(running_var + eps) * weight + bias. Algorithm 2, line 11. y may be x. */
 CBN_API int cbn_inference(void *y, const void *x, const void *weight, const void *bias, const void *running_mean,
                           const void *running_var, double eps, const struct cbn_options *options,
                           enum cbn_dtype dtype, enum cbn_dtype param_dtype, enum cbn_dtype stat_dtype,
                           ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
-/* Images: y = activation((x - mean) * scale + shift + residual), with three numbers per channel. 255 * mean,
+/** Images: y = activation((x - mean) * scale + shift + residual), with three numbers per channel. 255 * mean,
  * 1 / (255 * std) and 0 make it (x / 255 - mean) / std. If `to_planes`, the value (o, c, i) of x stands at
  * x[(o * inner + i) * channels + c], the channels of a pixel side by side; y and a residual, of floats, are as
  * above. */
@@ -101,7 +101,7 @@ CBN_API void cbn_normalize_images(float *y, const uint8_t *x, const double *mean
                                   const double *shift, int to_planes, const struct cbn_options *options,
                                   ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, int num_threads);
 
-/* Gradients. With x_hat = (x - mean) * inv_std: dbias = sum dy, dweight = sum dy * x_hat, and
+/** Gradients. With x_hat = (x - mean) * inv_std: dbias = sum dy, dweight = sum dy * x_hat, and
  * dx = weight * inv_std * (dy - dbias / count - x_hat * dweight / count) if the statistics came from x
  * (`training` != 0), weight * inv_std * dy if they were fixed. Section 3 of the paper. dx may be dy or x. */
 CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, const void *x, const void *weight,
@@ -109,7 +109,7 @@ CBN_API int cbn_backward(void *dx, void *dweight, void *dbias, const void *dy, c
                          enum cbn_dtype dtype, enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels,
                          ptrdiff_t inner, int num_threads);
 
-/* The same in two, for a batch in parts whose mean and inv_std came from all of them: the sums of a part, and its dx
+/** The same in two, for a batch in parts whose mean and inv_std came from all of them: the sums of a part, and its dx
  * from the sums and the count of all parts, added up. most[2 * channels] is what the first tells the second of its
  * part: where dx needs no double arithmetic. */
 CBN_API int cbn_backward_sums(double *dweight, double *dbias, double *most, const void *dy, const void *x,
@@ -122,7 +122,7 @@ CBN_API int cbn_backward_input(void *dx, const void *dy, const void *x, const vo
                                enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
                                int num_threads);
 
-/* Gradients of sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias), where dx, dweight and dbias are what
+/** Gradients of sum(ddx * dx) + sum(ddweight * dweight) + sum(ddbias * dbias), where dx, dweight and dbias are what
  * cbn_backward gives without options, with respect to dy, x and weight. With rest(v) = v - sum(v) / count
  * - x_hat * sum(v * x_hat) / count they are dweight = inv_std * sum(ddx * rest(dy)),
  * ddy = weight * inv_std * rest(ddx) + ddweight * x_hat + ddbias, and dx = inv_std * (ddweight * rest(dy)
@@ -135,22 +135,22 @@ CBN_API int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *
                                 enum cbn_dtype param_dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
                                 int num_threads);
 
-/* running = (1 - momentum) * running + momentum * (value / divisor); momentum is the weight of the new value. For the
+/** running = (1 - momentum) * running + momentum * (value / divisor); momentum is the weight of the new value. For the
  * mean the divisor is 1, for the variance, of which the value is m2, it is count or, unbiased, count - 1. */
 CBN_API void cbn_update_running(void *running, const double *value, double divisor, double momentum,
                                 enum cbn_dtype stat_dtype, ptrdiff_t channels);
 
-/* CBN_VERSION and CBN_ABI_VERSION of the library that is running, which a shared one may have other than the header. */
+/** CBN_VERSION and CBN_ABI_VERSION of the library that is running, which a shared one may have other than the header. */
 CBN_API const char *cbn_version(void);
 CBN_API int cbn_abi_version(void);
 
-/* Instruction sets: names from the plainest to the widest that this CPU runs, NULL past the last; the one in use;
+/** Instruction sets: names from the plainest to the widest that this CPU runs, NULL past the last; the one in use;
  * and its choice (0, or -1 if the name is unknown or not supported here). Choose while no call is running. */
 CBN_API const char *cbn_available_isa(int index);
 CBN_API const char *cbn_isa(void);
 CBN_API int cbn_select_isa(const char *name);
 
-/* Threads of the OpenMP runtime: the most a team could have now, the CPUs this thread may run on, the most threads the
+/** Threads of the OpenMP runtime: the most a team could have now, the CPUs this thread may run on, the most threads the
  * process may ever have, and the OpenMP version cbn was compiled for (0: without OpenMP, every call is serial). */
 CBN_API int cbn_openmp_max_threads(void);
 CBN_API int cbn_openmp_num_procs(void);

@@ -1,5 +1,5 @@
 """Feature scaling: gradient descent on raw and on normalized features
-==================================================================
+===================================================================
 
 **Expected.** The chemical analyses of scikit-learn's wines have features from 0.3 (of flavanoids) to 1,000 (proline).
 The loss is then steep in some directions and flat in others: a learning rate that does not diverge along the steep ones

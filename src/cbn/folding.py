@@ -70,7 +70,7 @@ def fold_conv(weight, bias, norm, *, groups=1, transposed=False, axis=None, foll
     Parameters
     ----------
     weight : array_like of float, rank >= 3
-        Of the convolution: (out, in / groups, *kernel) as in torch and ONNX; (in, out / groups, *kernel) if
+        Of the convolution: ``(out, in / groups, *kernel)`` as in torch and ONNX; ``(in, out / groups, *kernel)`` if
         `transposed`. Any number of spatial axes.
     bias : array_like of float, shape (out,), or None
         None is 0.
@@ -83,14 +83,14 @@ def fold_conv(weight, bias, norm, *, groups=1, transposed=False, axis=None, foll
         Whether it is a transposed convolution.
     axis : int, optional
         The axis of `weight` that has the output channels: 0 or 1, the other being that of the input channels, or -1
-        or -2, likewise. By default 0, or 1 if `transposed`. -1 is for Keras' Conv kernels (*kernel, in / groups, out),
-        -2 for its transposed ones (*kernel, out, in).
+        or -2, likewise. By default 0, or 1 if `transposed`. -1 is for Keras' Conv kernels ``(*kernel, in / groups, out)``,
+        -2 for its transposed ones ``(*kernel, out, in)``.
     following : bool
         Whether the convolution comes after the norm instead of before it.
     padding : int or tuple of int, >= 0, optional
         Zeros at the borders of a `following` convolution's input; 0 says that there are none.
     verify : ndarray or bool, optional
-        A sample in (N, in, *spatial), or True for a random one. Both ways are computed in float64 from what is
+        A sample in ``(N, in, *spatial)``, or True for a random one. Both ways are computed in float64 from what is
         returned (stride 1, no padding), and `error` is the largest difference over the largest value.
 
     Returns

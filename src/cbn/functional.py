@@ -35,7 +35,7 @@ def batch_norm(
 
     Parameters
     ----------
-    x : array_like of float16, bfloat16, float32 or float64, shape (N, C, *spatial) or any other of rank >= 2
+    x : array_like of float16, bfloat16, float32 or float64, shape (N, C, ...) or any other of rank >= 2
         bfloat16 is that of ml_dtypes. For inference also uint8 (see `normalize_images` for images as ToTensor and
         Normalize take them).
     running_mean, running_var : ndarray, shape (C,), optional
