@@ -1,5 +1,6 @@
 """conf: how Sphinx builds the documentation site, with every example executed: python -m sphinx -W docs site."""
 
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -24,16 +25,20 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
+templates_path = ["_templates"]
 
 # --- pages ---
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "pydata_sphinx_theme"
 html_title = f"cbn {release}"
 html_theme_options = {"navigation_with_keys": False, "show_nav_level": 2}
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_sidebars = {"tutorial": []}  # which has no section to navigate
 
 # links that are right in the repository, and the pages here that have those files
 OUTSIDE = {"../SECURITY.md": "security.md", "../examples/service/README.md": "service.md"}
@@ -42,12 +47,17 @@ OUTSIDE = {"../SECURITY.md": "security.md", "../examples/service/README.md": "se
 
 autodoc_typehints = "none"  # which stand in the stubs; the docstrings tell shapes and units, too
 numpydoc_show_class_members = False
+numpydoc_validation_checks = {"PR02", "PR10", "GL06", "GL07"}  # names and sections that are not there
 autosummary_generate = True
+autosummary_context = {  # others' classes, and scikit-learn's methods, which they document themselves
+    "others": ["BaseException", "Module", "Protocol", "TransformerMixin", "BaseEstimator", "tuple"],
+    "theirs": ["get_metadata_routing", "set_output", "set_fit_request", "set_partial_fit_request"],
+}
 if find_spec("torch") is None:  # without which its modules cannot be read
     exclude_patterns = ["reference/torch.rst"]
     suppress_warnings = ["toc.excluded"]
 hawkmoth_root = str(Path(__file__).parents[1] / "csrc" / "include")
-hawkmoth_compiler = "gcc"  # which is asked where its headers are
+hawkmoth_compiler = os.environ.get("CC", "cc")  # which is asked where its headers are
 
 # --- effects: scripts that run, and what they print and draw ---
 
@@ -64,15 +74,18 @@ sphinx_gallery_conf = {
 
 
 def as_rst(app, lines, transform, options):
-    """The comments of cbn.h are plain text, with `code` in single quotes."""
-    lines[:] = [re.sub("`([^`]+)`", r"``\1``", line.strip().replace("*", r"\*")) for line in lines]
+    """The comments of cbn.h are plain text, with `code` in single quotes and a star at the start of each line."""
+    plain = (line.strip().removeprefix("* ").replace("*", r"\*") for line in lines)
+    lines[:] = [re.sub("`([^`]+)`", r"``\1``", line) for line in plain]
 
 
-def inside(app, docname, source):
+def as_page(app, docname, source):
+    """Links as they are here; and examples without the empty line that ends them for doctest."""
     for link, page in OUTSIDE.items():
         source[0] = source[0].replace(f"]({link}", f"]({page}")
+    source[0] = re.sub("(```python\n.*?\n)\n```", r"\1```", source[0], flags=re.DOTALL)
 
 
 def setup(app):
-    app.connect("source-read", inside)
+    app.connect("source-read", as_page, priority=900)  # after the examples ran
     app.connect("hawkmoth-process-docstring", as_rst)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,6 @@ ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(cbn.__path__, "cbn.") if not m.name.startswith("cbn._")]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MARKED = [pytest.param(page, marks=needs_openmp) if page == "docs/threads.md" else page for page in PAGES]
-NEEDED = {
-    "docs/porting-from-torch.md": ("torch",),
-    "docs/pytorch-on-cpu.md": ("torch",),
-    "docs/porting-from-keras.md": ("torch", "keras"),  # Keras on torch
-    "docs/porting-from-onnx.md": ("onnx", "onnx_ir", "onnxruntime"),
-}
 
 
 OF_TORCH = tuple(f"cbn.interop.torch_{name}" for name in ("batch", "fixed", "modules", "operators", "sync"))
@@ -51,7 +46,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("page", MARKED)
 def test_pages(page, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    for library in NEEDED.get(page, ()):
+    for library in " ".join(re.findall("<!-- needs: (.+) -->", (ROOT / page).read_text())).split():
         pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)  # pages save files
     assert (

@@ -22,9 +22,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** The version of this header, and the number of its binary interface, which the shared library has in its name. It
- * grows when what was compiled with an older header would no longer work. */
+/** The version of this header. */
 #define CBN_VERSION "0.1.0"
+/** The number of its binary interface, which the shared library has in its name. It grows when what was compiled with
+ * an older header would no longer work. */
 #define CBN_ABI_VERSION 1
 
 #if defined(_WIN32) && defined(CBN_BUILDING)
@@ -42,22 +43,26 @@ extern "C" {
 /** Calls on fewer values than this run on the calling thread, whatever num_threads is. */
 #define CBN_LEAST_PARALLEL 65536
 
-/** CBN_UINT8 is for x of cbn_inference only; y is then float32. */
+/** Types of elements. CBN_UINT8 is for x of cbn_inference only; y is then float32. */
 enum cbn_dtype { CBN_FLOAT32 = 0, CBN_FLOAT64 = 1, CBN_FLOAT16 = 2, CBN_BFLOAT16 = 3, CBN_UINT8 = 4 };
+/** What functions return. */
 enum cbn_status { CBN_OK = 0, CBN_NO_MEMORY = 1 };
+/** What follows the normalization. */
 enum cbn_activation { CBN_IDENTITY = 0, CBN_RELU = 1, CBN_LEAKY_RELU = 2 };
 
 /** What a call does beyond plain batch normalization; the zeros of `struct cbn_options options = {0}` do nothing.
  * Arrays of values have the dtype and sizes of x. */
 struct cbn_options {
-    /** y = activation(bn(x) + residual), where max(v, 0) is RELU, and LEAKY_RELU v > 0 ? v : negative_slope * v with
-     * negative_slope >= 0. y may be the residual. */
+    /** y = activation(bn(x) + residual), where max(v, 0) is RELU, and LEAKY_RELU v > 0 ? v : negative_slope * v. */
     enum cbn_activation activation;
+    /** 0 or more. */
     double negative_slope;
+    /** NULL, or what is added; y may be the residual. */
     const void *residual;
     /** In backward, activation and negative_slope as before; y is what the forward call returned, and dy passes where
-     * y > 0. dresidual, if not NULL, becomes what has passed. It may not be x, y or dx. */
+     * y > 0. */
     const void *y;
+    /** If not NULL, becomes what of dy has passed. It may not be x, y or dx. */
     void *dresidual;
     /** weights[outer * inner], of the positions, or NULL. In statistics a value counts as often as its weight says, 0
      * or more. A negative weight masks a position: nothing there counts, nor does its dy; its dx is 0. */
@@ -116,6 +121,7 @@ CBN_API int cbn_backward_sums(double *dweight, double *dbias, double *most, cons
                               const double *mean, const double *inv_std, const struct cbn_options *options,
                               enum cbn_dtype dtype, ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner,
                               int num_threads);
+/** See cbn_backward_sums. */
 CBN_API int cbn_backward_input(void *dx, const void *dy, const void *x, const void *weight, const double *mean,
                                const double *inv_std, const double *dweight, const double *dbias, double count,
                                const double *most, const struct cbn_options *options, enum cbn_dtype dtype,
@@ -140,21 +146,25 @@ CBN_API int cbn_double_backward(void *ddy, void *dx, void *dweight, const void *
 CBN_API void cbn_update_running(void *running, const double *value, double divisor, double momentum,
                                 enum cbn_dtype stat_dtype, ptrdiff_t channels);
 
-/** CBN_VERSION and CBN_ABI_VERSION of the library that is running, which a shared one may have other than the header. */
+/** CBN_VERSION of the library that is running, which a shared one may have other than the header. */
 CBN_API const char *cbn_version(void);
+/** CBN_ABI_VERSION likewise. */
 CBN_API int cbn_abi_version(void);
 
-/** Instruction sets: names from the plainest to the widest that this CPU runs, NULL past the last; the one in use;
- * and its choice (0, or -1 if the name is unknown or not supported here). Choose while no call is running. */
+/** Names of instruction sets from the plainest to the widest that this CPU runs, NULL past the last. */
 CBN_API const char *cbn_available_isa(int index);
+/** The instruction set in use. */
 CBN_API const char *cbn_isa(void);
+/** Chooses one: 0, or -1 if the name is unknown or not supported here. Choose while no call is running. */
 CBN_API int cbn_select_isa(const char *name);
 
-/** Threads of the OpenMP runtime: the most a team could have now, the CPUs this thread may run on, the most threads the
- * process may ever have, and the OpenMP version cbn was compiled for (0: without OpenMP, every call is serial). */
+/** The most threads that a team of the OpenMP runtime could have now. */
 CBN_API int cbn_openmp_max_threads(void);
+/** The CPUs that this thread may run on. */
 CBN_API int cbn_openmp_num_procs(void);
+/** The most threads that the process may ever have. */
 CBN_API int cbn_openmp_thread_limit(void);
+/** The OpenMP version that cbn was compiled for; 0: without OpenMP, every call is serial. */
 CBN_API int cbn_openmp_version(void);
 
 #ifdef __cplusplus

@@ -83,8 +83,8 @@ def fold_conv(weight, bias, norm, *, groups=1, transposed=False, axis=None, foll
         Whether it is a transposed convolution.
     axis : int, optional
         The axis of `weight` that has the output channels: 0 or 1, the other being that of the input channels, or -1
-        or -2, likewise. By default 0, or 1 if `transposed`. -1 is for Keras' Conv kernels ``(*kernel, in / groups, out)``,
-        -2 for its transposed ones ``(*kernel, out, in)``.
+        or -2, likewise. By default 0, or 1 if `transposed`. -1 is for Keras' Conv kernels
+        ``(*kernel, in / groups, out)``, -2 for its transposed ones ``(*kernel, out, in)``.
     following : bool
         Whether the convolution comes after the norm instead of before it.
     padding : int or tuple of int, >= 0, optional
