@@ -39,9 +39,9 @@ def newest(name):
     return max(RESULTS.glob(f"*/{name}.json"))
 
 
-def table(header, rows, right=True):
-    """Markdown, with numbers flush right."""
-    rule = ["---"] + ["---:" if right else "---"] * (len(header) - 1)
+def table(header, rows, text=1):
+    """Markdown; the first columns are text, the others numbers, flush right."""
+    rule = ["---"] * text + ["---:"] * (len(header) - text)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"
 
 
@@ -94,7 +94,7 @@ def contract():
         first, again, alone = (resnet50(operation, layout, name)[0] for name in ("run", "run-again", "run-1-thread"))
         cells = [f"{all_threads:.2f}", f"{first:.2f}, {again:.2f}", f"{alone:.2f} ({one:.2f})"]
         rows.append([operation, layout, *cells])
-    return table(["operation", "layout", "target", "2 threads, two runs", "1 thread (target)"], rows)
+    return table(["operation", "layout", "target", "2 threads, two runs", "1 thread (target)"], rows, text=2)
 
 
 def draw(path):
@@ -147,7 +147,7 @@ def options():
                 cells.append(", ".join(f"{row['over_plain']:.2f}" for row in both))
                 traffic = both[0]["traffic_over_plain"]
             rows.append([variant if operation == operations[0] else "", f"{operation} [{traffic:.2f}]", *cells])
-    return table(["option", "operation", "NCHW 26 MB, 205 MB", "NHWC 26 MB, 205 MB"], rows)
+    return table(["option", "operation", "NCHW 26 MB, 205 MB", "NHWC 26 MB, 205 MB"], rows, text=2)
 
 
 if __name__ == "__main__":
