@@ -10,7 +10,7 @@ import cbn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the digits example stands
 from digits import Linear, Network, ReLU, initial_weights, load_data
 
-__all__ = ["Dropout", "Linear", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data"]
+__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data"]
 
 
 class Sigmoid:
@@ -40,6 +40,31 @@ class Dropout:
             self.factor = (self.rng.random(x.shape) >= self.probability).astype(x.dtype) / (1 - self.probability)
             self.factor = self.factor.astype(x.dtype)
         return x * self.factor
+
+    def backward(self, dy):
+        return dy * self.factor
+
+
+class Noise:
+    """In training y = x * a + b; each call draws a mean of a and b for each unit, and about it those of each sample.
+
+    So no two batches come out with the same mean and variance (the experiment of Santurkar et al. 2018).
+    """
+
+    def __init__(self, rng):
+        self.rng, self.training = rng, True
+
+    def train(self, mode=True):
+        self.training = mode
+        return self
+
+    def __call__(self, x):
+        if not self.training:
+            return x
+        units = x.shape[1]
+        self.factor = self.rng.normal(self.rng.uniform(1, 1.25, units), 0.1, x.shape).astype(x.dtype)
+        shift = self.rng.uniform(-0.75, 0.75, units) + self.rng.uniform(-0.1, 0.1, x.shape)
+        return x * self.factor + shift.astype(x.dtype)
 
     def backward(self, dy):
         return dy * self.factor
