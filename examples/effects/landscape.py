@@ -21,7 +21,7 @@ import copy
 import itertools
 
 import numpy as np
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 from script import COLORS, followed, run
 
 import cbn
@@ -125,8 +125,8 @@ def tell(results):
     with_norm, without, noise = (results[FAST, name][:, -20:, 4].mean() for name in ("with", "without", "third"))
     yield (
         with_norm < noise < without,
-        f"The noise costs a part of the advantage, not all: the last 20 steps have a loss of {with_norm:.2f} with batch "
-        f"norm, {noise:.2f} with noise after it, {without:.2f} without.",
+        f"The noise costs a part of the advantage, not all: the last 20 steps have a loss of {with_norm:.2f} with "
+        f"batch norm, {noise:.2f} with noise after it, {without:.2f} without.",
     )
     with_norm, without = (results[FAST, name][:, :10, 0].mean() for name in ("with", "without"))
     yield (
@@ -137,7 +137,7 @@ def tell(results):
     (with_norm, *_, loss), (without, *_, loss_without) = mean[SLOW, "with"], mean[SLOW, "without"]
     yield (
         with_norm > 1.5 * without and loss < loss_without,
-        f"and at a learning rate of {SLOW:g} in all ({with_norm:.2f}, without {without:.2f}), since it falls faster there "
+        f"and at a learning rate of {SLOW:g} in all ({with_norm:.2f}, without {without:.2f}), since it falls faster "
         f"(mean loss {loss:.2f}, without {loss_without:.2f}).",
     )
 
@@ -153,7 +153,8 @@ def draw(figure, results):
             one.semilogy(steps, np.median(values, axis=0), color=COLORS[name], label=label)
         one.set(xlabel="step", title=text)
         one.yaxis.set_major_formatter("{x:g}")
-        one.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
+        one.yaxis.set_minor_locator(LogLocator(subs=(3,)))
+        one.yaxis.set_minor_formatter("{x:g}")
     axes.flat[-1].axis("off")
     axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", title="median of 3 seeds, and range")
     figure.suptitle(f"Learning rate {FAST:g}: after the first steps the landscape is smoother with batch norm")
