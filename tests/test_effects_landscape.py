@@ -40,7 +40,7 @@ def test_a_probe_leaves_the_network_as_it_was(landscape, name):
     network, x, labels = landscape.networks(0)[name], np.ones((6, 64), np.float32), np.arange(6)
     x[:, :6] += np.eye(6, dtype=np.float32)
     untouched = copy.deepcopy(network)
-    assert all(np.isfinite(landscape.probe(network, x, labels, [0.1, 0.2])))
+    assert all(np.isfinite(landscape.probe(network, x, labels, np.array([0.1, 0.2]))))
     assert network.train_step(x, labels, 0.1) == untouched.train_step(x, labels, 0.1)
     for layer, other in zip(network.layers, untouched.layers, strict=True):
         for key in ("weight", "bias", "running_mean", "running_var"):

@@ -8,8 +8,8 @@ near the mean, and should lose none in either layout.
 
 The rows of scikit-learn's digits are the channels, 14,376 pixels each; normalized, moved by so many deviations, and
 rounded to float32. What those float32 numbers give in extended precision is the truth: the error is the largest
-difference from it, relative to its largest value. torch is measured where it is installed; elsewhere its errors are
-those that were recorded.
+difference from it, relative to its largest value. A curve dips where a rounded mean happens to come near the true one.
+torch is measured where it is installed; elsewhere its errors are those that were recorded.
 """
 
 import json
@@ -111,7 +111,7 @@ def tell(results):
         near, far = values[0], values[place]
         yield (
             far > max(least, 10 * near),
-            f"{name}: {near:.0e} at an offset of one deviation, {far:.0e} at 10,000{', no digit' * (far > 0.5)}.",
+            f"{name}: {near:.0e} at an offset of one deviation, {far:.0e} at 10,000{', where no digit is right' * (far > 0.5)}.",
         )
 
 
@@ -126,7 +126,7 @@ def draw(figure, results):
     axes.annotate("no digit is right", (OFFSETS[0], 1.3), color="grey")
     axes.set(xlabel="mean / deviation", ylabel="largest error of y / largest y", ylim=(1e-8, 1e3))
     figure.suptitle("Training forward in float32: only cbn's error does not grow with the mean")
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right center")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def draw(figure, results):
         for axes, values in ((left, differences), (right, 100 * np.array(changed))):
             axes.barh(place, np.median(values), color=COLORS["fourth"], alpha=0.6, height=0.5)
             axes.plot(values, np.full(len(values), place), "|", color="black")
-    texts = [f"{name}\n{textwrap.fill('explain: ' + rows[0][2].differences[0], 48)}" for name, rows in mistakes.items()]
+    texts = [f"{name}\n{textwrap.fill('explain: ' + rows[0][2].differences[0], 56)}" for name, rows in mistakes.items()]
     left.set_yticks(range(len(texts)), texts)
     left.invert_yaxis()
     left.set(xlabel="largest difference of a probability", title="The worst of 450 test digits")
