@@ -109,10 +109,8 @@ def tell(results):
     place = int(np.argmin(np.abs(OFFSETS - 1e4)))
     for (name, values), least in zip(list(results.items())[2:], (1e-5, 1e-2, 1e-5, 1e-3), strict=True):
         near, far = values[0], values[place]
-        yield (
-            far > max(least, 10 * near),
-            f"{name}: {near:.0e} at an offset of one deviation, {far:.0e} at 10,000{', where no digit is right' * (far > 0.5)}.",
-        )
+        lost = ", where no digit is right" if far > 0.5 else ""
+        yield far > max(least, 10 * near), f"{name}: {near:.0e} at an offset of one deviation, {far:.0e} at 10,000{lost}."
 
 
 def draw(figure, results):
