@@ -110,7 +110,10 @@ def tell(results):
     for (name, values), least in zip(list(results.items())[2:], (1e-5, 1e-2, 1e-5, 1e-3), strict=True):
         near, far = values[0], values[place]
         lost = ", where no digit is right" if far > 0.5 else ""
-        yield far > max(least, 10 * near), f"{name}: {near:.0e} at an offset of one deviation, {far:.0e} at 10,000{lost}."
+        yield (
+            far > max(least, 10 * near),
+            f"{name}: {near:.0e} at an offset of one deviation, {far:.0e} at 10,000{lost}.",
+        )
 
 
 def draw(figure, results):
