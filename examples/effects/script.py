@@ -8,6 +8,7 @@ import textwrap
 import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.progress import track
+from threadpoolctl import threadpool_limits
 
 __all__ = ["COLORS", "followed", "run", "until"]
 
@@ -41,7 +42,8 @@ def run(text, measure, tell, draw):
     plt.close()
     if plot and plot.rpartition(".")[2] not in kinds:
         parser.error(f"--plot must end in one of {', '.join(sorted(kinds))}; got {plot}")
-    results = measure()
+    with threadpool_limits(1, "blas"):  # threads that share small matrices wait long for each other on a busy machine
+        results = measure()
     found = list(tell(results))
     print(textwrap.fill("Seen: " + " ".join(sentence for _, sentence in found), 100))
     figure = plt.figure(layout="constrained")
