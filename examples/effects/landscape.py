@@ -10,9 +10,10 @@ as well.
 Three networks with three hidden layers, from the same weights, with the same batches and learning rate. At each step
 the network is probed at four step sizes along the gradient, from half the learning rate to four times it: the range of
 the losses (the paper's loss variation), the range of the distances between the gradient there and here (gradient
-predictiveness), and the largest ratio of such a distance to the way (effective smoothness). Each probe works on a copy
-of the network, so that running statistics stay as they are and the noise is the step's own. The shift is how far the
-means of the last layer's inputs move from one step to the next on the same 100 digits, in deviations.
+predictiveness), and the largest ratio of the gradient's change to the distance walked (effective smoothness). Each
+probe works on a copy of the network, so that running statistics stay as they are and the noise is the step's own. The
+shift is how far the means of the last layer's inputs move from one step to the next on the same 100 digits, in
+deviations.
 
 All that at a learning rate where all three learn fast; with and without batch norm also at a fifth of it.
 """
@@ -35,7 +36,7 @@ RUNS = [(FAST, "with"), (FAST, "without"), (FAST, "third"), (SLOW, "with"), (SLO
 MEASURES = (
     "range of the loss",
     "range of the gradient's distance",
-    "change of the gradient per way",
+    "gradient's change by distance",
     "shift of the last layer's inputs",
     "training loss",
 )
