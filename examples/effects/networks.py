@@ -1,5 +1,6 @@
 """networks: networks of the digits example with anything between their linear layers, and layers for that."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cbn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the digits example stands
 from digits import Linear, Network, ReLU, initial_weights, load_data
 
-__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data"]
+__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data", "steps"]
 
 
 class Sigmoid:
@@ -97,3 +98,10 @@ def batches(rng, count, size):
         order = rng.permutation(count)
         for start in range(0, count - size + 1, size):
             yield order[start : start + size]
+
+
+def steps(network, training, rng, rate, size, count):
+    """Train on `count` batches of `size` samples; after each step yield its number, from 1, and the loss of its batch."""
+    x, labels = training
+    for number, batch in enumerate(itertools.islice(batches(rng, len(x), size), count), 1):
+        yield number, network.train_step(x[batch], labels[batch], rate)

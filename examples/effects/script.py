@@ -6,11 +6,12 @@ import sys
 import textwrap
 
 import matplotlib.pyplot as plt
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-__all__ = ["COLORS", "followed", "run", "until"]
+__all__ = ["COLORS", "band", "followed", "run", "until"]
 
 COLORS = dict(
     zip(("with", "without", "third", "fourth"), ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=True)
@@ -25,6 +26,12 @@ def followed(steps, text):
 def until(curve, level):
     """The number of the first value that is at least `level`, from 1; None if there is none."""
     return next((number for number, value in enumerate(curve, 1) if value >= level), None)
+
+
+def band(axes, x, runs, **style):
+    """Draw the median of runs, one a row, and behind it the band from the least to the largest."""
+    (line,) = axes.plot(x, np.median(runs, axis=0), **style)
+    axes.fill_between(x, np.min(runs, axis=0), np.max(runs, axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def run(text, measure, tell, draw):
