@@ -13,10 +13,10 @@ run, the unit whose median moves as far as half of the units' do.
 """
 
 import numpy as np
-from networks import Sigmoid, Stack, initial_weights, load_data, steps
 from script import COLORS, band, followed, run
 
 import cbn
+from networks import Sigmoid, Stack, initial_weights, load_data, steps
 
 SIZES = (64, 100, 100, 100, 10)
 RATE, BATCH, STEPS, EVERY = 1.0, 60, 1500, 20

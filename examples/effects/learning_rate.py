@@ -1,10 +1,10 @@
 """Learning rates: test accuracy against steps, with batch norm and without
 ========================================================================
 
-**Expected.** Ioffe and Szegedy (2015, figures 2 and 3) trained Inception at its own learning rate without batch norm and
-with it, then with it at 5 and 30 times that rate: each needed far fewer steps than the original to reach its accuracy,
-and the original did not train at 5 times its rate. With sigmoid for an activation it stayed at chance without batch
-norm, and learned with it.
+**Expected.** Ioffe and Szegedy (2015, figures 2 and 3) trained Inception at its own learning rate without batch norm
+and with it, then with it at 5 and 30 times that rate: each needed far fewer steps than the original to reach its
+accuracy, and the original did not train at 5 times its rate. With sigmoid for an activation it stayed at chance without
+batch norm, and learned with it.
 
 Here a network of six hidden layers of 100 units learns the digits. Its learning rate is that of `RATES` with which it
 reaches 95 % in the fewest steps *without* batch norm, chosen on the very test samples the figure shows: the best case
@@ -13,10 +13,10 @@ order of the samples.
 """
 
 import numpy as np
-from networks import ReLU, Sigmoid, Stack, initial_weights, load_data, steps
 from script import COLORS, band, followed, run, until
 
 import cbn
+from networks import ReLU, Sigmoid, Stack, initial_weights, load_data, steps
 
 SIZES = (64, 100, 100, 100, 100, 100, 100, 10)
 RATES = (0.025, 0.1, 0.4)
@@ -70,8 +70,8 @@ def tell(results):
     late = curves["without, rate x 5"][:, STEPS // EVERY // 2 :].mean()
     yield (
         np.isfinite(needed["without"]),
-        f"Without batch norm {LEVEL:.0%} takes {needed['without']:.0f} steps (the median of {len(SEEDS)} runs) at its best "
-        f"learning rate, {rate:g};",
+        f"Without batch norm {LEVEL:.0%} takes {needed['without']:.0f} steps (the median of {len(SEEDS)} runs) at its "
+        f"best learning rate, {rate:g};",
     )
     yield needed["with"] < 0.8 * needed["without"], f"with batch norm it takes {needed['with']:.0f} at the same rate,"
     yield needed["with, rate x 5"] < 0.5 * needed["without"], f"{needed['with, rate x 5']:.0f} at 5 times that rate,"

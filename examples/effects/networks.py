@@ -101,7 +101,7 @@ def batches(rng, count, size):
 
 
 def steps(network, training, rng, rate, size, count):
-    """Train on `count` batches of `size` samples; after each step yield its number, from 1, and the loss of its batch."""
+    """Train on `count` batches of `size` samples; yield each step's number, from 1, and its loss."""
     x, labels = training
     for number, batch in enumerate(itertools.islice(batches(rng, len(x), size), count), 1):
         yield number, network.train_step(x[batch], labels[batch], rate)
