@@ -6,8 +6,8 @@ on the others of its batch, which differ from step to step. Dropout, they found,
 without it Inception with batch norm did not overfit more. So batch norm alone should do here what dropout does.
 
 It does not, where there is something to be done: where some labels are wrong. Four networks learn 400 digits, for far
-more steps than they need, with nothing, batch norm, dropout of half of the hidden units, and both: once with
-the right labels, and once with random ones for 20 % of the samples, which a network can only learn by heart.
+more steps than they need, with nothing, batch norm, dropout of half of the hidden units, and both: once with the right
+labels, and once with random ones for 20 % of the samples, which a network can only learn by heart.
 """
 
 import numpy as np
