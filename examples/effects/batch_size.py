@@ -19,7 +19,7 @@ from networks import ReLU, Stack, initial_weights, load_data, steps
 
 SIZES = (64, 100, 100, 10)
 BATCHES = (2, 4, 8, 16, 64, 256)
-RATE, STEPS, SHUFFLINGS = 0.1, 400, 3
+RATE, STEPS, SHUFFLINGS = 0.1, 300, 3
 SEEDS = range(3)
 NETWORKS = {"batch norm": {}, "renormalized": {"renorm": True, "renorm_momentum": 0.1}}
 
@@ -64,7 +64,8 @@ def tell(results):
     mended = renormalized[4][1, 0] - renormalized[4][0, 0]
     yield (
         gap[4] > 0.2 and gap[4] > 2 * gap[16] > 4 * gap[256],
-        f"The gap is {gap[4]:.2f} for batches of 4, {gap[16]:.2f} for 16, {gap[64]:.2f} for 64, {gap[256]:.2f} for 256.",
+        f"The gap is {gap[4]:.2f} in batches of 4, {gap[16]:.2f} of 16, {gap[64]:.2f} of 64, "
+        f"and {gap[256]:.2f} of 256.",
     )
     yield (
         plain[2][0, 1] < 0.8 < 0.9 < plain[16][0, 1],
