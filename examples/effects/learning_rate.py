@@ -6,7 +6,7 @@ and with it, then with it at 5 and 30 times that rate: each needed far fewer ste
 accuracy, and the original did not train at 5 times its rate. With sigmoid for an activation it stayed at chance without
 batch norm, and learned with it.
 
-Here a network of six hidden layers of 100 units learns the digits. Its learning rate is that of `RATES` with which it
+Here a network of six hidden layers of 100 units learns the digits. Its learning rate is that of ``RATES`` with which it
 reaches 95 % in the fewest steps *without* batch norm, chosen on the very test samples the figure shows: the best case
 of what batch norm is compared with. Every run is made from several seeds, which decide the split, the weights and the
 order of the samples.

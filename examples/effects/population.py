@@ -5,7 +5,7 @@
 take them over many batches after training; in practice they are moving averages, kept on the way. With a small momentum
 those still hold much of where they began, 0 and 1, after few batches; with a large one they are those of the last
 few batches alone; with ``momentum=None`` they are plain averages, of what layers saw at weights long gone too. Wu and
-Johnson (2021) advise to compute them anew, from the values of all batches pooled: `cbn.recompute_statistics`.
+Johnson (2021) advise to compute them anew, from the values of all batches pooled: :func:`cbn.recompute_statistics`.
 
 A network is stopped after some batches, looked at, and trained on. All networks have the same weights, for in training
 mode the running statistics have no say. The truth is what the layers are given for all training samples as one batch.
