@@ -88,23 +88,23 @@ def tell(results):
 
 
 def draw(figure, results):
-    figure.set_size_inches(10, 4)
+    figure.set_size_inches(10, 4.3)
     left, middle, right = figure.subplots(1, 3)
     middle.sharey(left)
     x = np.arange(0, STEPS + 1, EVERY)
-    for axes, name in ((left, "with"), (middle, "without")):
+    panels = (left, "with", "With batch norm: steady"), (middle, "without", "Without: it moves, and widens")
+    for axes, name, title in panels:
         color = COLORS[name]
         move = results[name]["move"][0]
         unit = np.argsort(move)[len(move) // 2]
         low, median, high = results[name]["percentiles"][:, :, unit].T
-        axes.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0, label="15th to 85th percentile")
-        axes.plot(x, median, color=color, label="50th")
-        axes.set(xlabel="step", title=f"A unit's input {name} batch norm")
-        band(right, x, results[name]["accuracies"], color=color, label=name)
-    left.set(ylabel="input of the sigmoid")
-    left.legend(loc="lower right")
+        axes.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
+        axes.plot(x, median, color=color, label=name)
+        axes.set(xlabel="step", title=title)
+        band(right, x, results[name]["accuracies"], color=color)
+    left.set(ylabel="input of a sigmoid: percentiles 15, 50, 85")
     right.set(xlabel="step", ylabel="test accuracy", ylim=(0, 1.02), title="What they learn meanwhile")
-    right.legend(title="batch norm", loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, title="batch norm")
 
 
 if __name__ == "__main__":

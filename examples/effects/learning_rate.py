@@ -30,7 +30,7 @@ def between(activation, normalized):
     return lambda features: [cbn.BatchNorm1d(features), activation()] if normalized else [activation()]
 
 
-def learn(rate, activation, normalized, seed):
+def learn(seed, rate, activation, normalized):
     """Test accuracies after every so many steps."""
     rng = np.random.default_rng(seed)
     training, test = load_data(rng)
@@ -47,7 +47,7 @@ def reached(curves):
 
 def measure():
     found = {
-        rate: np.array([learn(rate, ReLU, False, seed) for seed in SEEDS])
+        rate: np.array([learn(seed, rate, ReLU, False) for seed in SEEDS])
         for rate in followed(RATES, "learning rates without batch norm")
     }
     rate = min(RATES, key=lambda rate: reached(found[rate]))
@@ -59,7 +59,7 @@ def measure():
         "sigmoid, with": (rate, Sigmoid, True),
         "sigmoid, without": (rate, Sigmoid, False),
     }
-    curves = {name: np.array([learn(*how, seed) for seed in SEEDS]) for name, how in followed(runs.items(), "networks")}
+    curves = {name: np.array([learn(seed, *how) for seed in SEEDS]) for name, how in followed(runs.items(), "networks")}
     return {"rate": rate, "curves": {"without": found[rate], **curves}}
 
 

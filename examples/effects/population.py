@@ -12,6 +12,8 @@ mode the running statistics have no say. The truth is what the layers are given 
 Errors of means are in standard deviations, errors of variances relative, both root mean squares over all channels.
 """
 
+from typing import Literal
+
 import numpy as np
 from script import COLORS, band, followed, run
 
@@ -23,7 +25,7 @@ RATE, BATCH = 0.2, 32
 LOOKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # after so many batches
 EARLY = LOOKS.index(8)
 MOMENTA = (0.01, 0.1, 0.5, None)
-MODES = ("pooled", "paper")
+MODES: tuple[Literal["pooled", "paper"], ...] = ("pooled", "paper")
 SEEDS = range(5)
 
 

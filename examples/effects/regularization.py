@@ -27,6 +27,7 @@ LOOKS = {
     "both": COLORS["fourth"],
 }
 CASES = {"right labels": 0.0, "a fifth at random": DRAWN}
+TITLES = "Right labels: little to regularize", "A fifth at random: dropout helps"
 
 
 def between(name, rng):
@@ -87,7 +88,7 @@ def draw(figure, results):
     figure.set_size_inches(9, 6.5)
     x = np.arange(EVERY, STEPS + 1, EVERY)
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
-    for column, (case, found) in enumerate(results.items()):
+    for column, (found, title) in enumerate(zip(results.values(), TITLES, strict=True)):
         for row, kind in enumerate(("training", "test")):
             for name, color in LOOKS.items():
                 band(
@@ -95,7 +96,7 @@ def draw(figure, results):
                 )
             axes[row, column].set(ylabel=f"{kind} accuracy", xlabel="step", ylim=(0.7, 1.01))
             axes[row, column].label_outer()
-        axes[0, column].set(title=f"Training samples: {case}")
+        axes[0, column].set(title=title)
     figure.legend(loc="outside lower center", ncols=4)
 
 
