@@ -74,10 +74,13 @@ def measure():
 def tell(results):
     normed, plain = results["with"], results["without"]
     spread, plain_spread = normed["spread"], plain["spread"]
-    yield spread < 3, f"With batch norm the widest distribution is {spread:.1f} times as wide as the narrowest,"
-    yield plain_spread > 10, f"without {plain_spread:.0f} times (half of the units more, half less)."
+    yield (
+        spread < 3,
+        f"With batch norm a typical unit's input is {spread:.1f} times as wide at its widest as at its narrowest,",
+    )
+    yield plain_spread > 10, f"without {plain_spread:.0f} times."
     move, plain_move = np.median(normed["move"]), np.median(plain["move"])
-    yield move < 0.4, f"Their medians move by {move:.0%} of the average width with it,"
+    yield move < 0.4, f"Its median moves by {move:.0%} of its average width with it,"
     yield plain_move > max(0.6, 2 * move), f"and by {plain_move:.0%} without."
     index = STEPS // EVERY // 10
     right, plain_right = (np.median(one["accuracies"][:, index]) for one in (normed, plain))

@@ -56,13 +56,13 @@ def tell(results):
     yield right > ENOUGH, f"Without batch norm {right:.0%} are right at scale 1,"
     yield (
         max(less, more) < 0.5,
-        f"but {less:.0%} at {SCALES[one - 1]:.2g} and {more:.0%} at {SCALES[one + 1]:.2g}.",
+        f"but {less:.0%} at {SCALES[one - 1]:.3g} and {more:.0%} at {SCALES[one + 1]:.3g}.",
     )
     for name, where in (("before", "before the activation"), ("after", "after the activation")):
         good = SCALES[median[name] > ENOUGH]
         yield (
             good.min() < 0.005 and good.max() > 3,
-            f"With batch norm {where} more than {ENOUGH:.0%} are right from {good.min():.2g} to {good.max():.2g}.",
+            f"With batch norm {where} more than {ENOUGH:.0%} are right from {good.min():.3g} to {good.max():.3g}.",
         )
 
 
