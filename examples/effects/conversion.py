@@ -95,8 +95,8 @@ def measure():
     rows, same = [], []
     for seed in followed(SEEDS, "conversions"):
         rng = np.random.default_rng(seed)
-        data = load_data(rng)
-        first, test = original(*data[0], rng), data[1][0]
+        data = (x, labels), (test, _) = load_data(rng)
+        first = original(x, labels, rng)
         rows.append([compared(first, convention, trains, data, seed) for convention, trains, _ in MISTAKES.values()])
         right = ported(first, lambda layer: cbn.convert(layer, "torch", variance="keep"))
         same.append(np.array_equal(probabilities(right, test), probabilities(first, test)))

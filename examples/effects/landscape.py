@@ -100,7 +100,7 @@ def followed_training(network, x, labels, order, rate):
 
 def measure():
     """Of each learning rate and network an array by seed, step and measure."""
-    results = {key: [] for key in RUNS}
+    results: dict[tuple[float, str], list[list[tuple[float, ...]]]] = {key: [] for key in RUNS}
     for seed, (rate, name) in followed(list(itertools.product(SEEDS, RUNS)), "landscapes"):
         (x, labels), _ = load_data(np.random.default_rng(seed))
         order = itertools.islice(batches(np.random.default_rng(seed), len(x), BATCH), STEPS)
