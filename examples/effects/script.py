@@ -20,7 +20,8 @@ COLORS = dict(
 
 def followed(steps, text):
     """The steps to iterate over; on a terminal a bar on stderr shows how many are done."""
-    return track(steps, text, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return track(steps, text, console=console, transient=True, disable=not console.is_terminal)
 
 
 def until(curve, level):
