@@ -6,6 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import cbn
 
 sys.path.insert(0, str(Path(__file__).parent))  # where examples.py stands
@@ -37,11 +39,15 @@ html_title = f"cbn {release}"
 html_theme_options = {"navigation_with_keys": False, "show_nav_level": 2}
 html_show_sourcelink = False
 html_static_path = ["_static"]
-html_css_files = ["wide.css"]
+html_css_files = ["site.css"]
 html_sidebars = {"tutorial": []}  # which has no section to navigate
 
 # links that are right in the repository, and the pages here that have those files
-OUTSIDE = {"../SECURITY.md": "security.md", "../examples/service/README.md": "service.md"}
+OUTSIDE = {
+    r"\.\./SECURITY\.md": "security.md",
+    r"\.\./examples/service/README\.md": "service.md",
+    r"\.\./examples/effects/(\w+)\.py": r"effects/\1.rst",
+}
 
 # --- reference ---
 
@@ -61,15 +67,19 @@ hawkmoth_compiler = os.environ.get("CC", "cc")  # which is asked where its heade
 
 # --- effects: scripts that run, and what they print and draw ---
 
+STORY = (
+    "feature_scaling learning_rate distributions initial_scale batch_size population regularization landscape "
+    "conversion cancellation"
+)
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/effects",
     "gallery_dirs": "effects",
     "filename_pattern": ".*",
+    "within_subsection_order": ExplicitOrder([f"{name}.py" for name in STORY.split()]),
     "ignore_pattern": r"(script|networks)\.py",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
-    "remove_config_comments": True,
 }
 
 
@@ -82,7 +92,7 @@ def as_rst(app, lines, transform, options):
 def as_page(app, docname, source):
     """Links as they are here; and examples without the empty line that ends them for doctest."""
     for link, page in OUTSIDE.items():
-        source[0] = source[0].replace(f"]({link}", f"]({page}")
+        source[0] = re.sub(rf"\]\({link}", f"]({page}", source[0])
     source[0] = re.sub("(```python\n.*?\n)\n```", r"\1```", source[0], flags=re.DOTALL)
 
 
