@@ -61,11 +61,12 @@ CORE = Extension(
     py_limited_api=STABLE,
 )
 
-Options.docstrings = False  # nobody sees those of a private module, and the wheel has a limit
+# the wheel has a limit: nobody sees the docstrings of a private module, and nobody pickles what a call is made of
+Options.docstrings = False
 
 setup(
     version=VERSION,
     cmdclass={"build_ext": BuildExt},
-    ext_modules=cythonize([CORE], language_level=3),
+    ext_modules=cythonize([CORE], language_level=3, compiler_directives={"auto_pickle": False}),
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )
