@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core, arrays, containers, reading
+from .console import followed
 from .merging import added
-from .progress import followed
 from .statistics import Moments
 
 __all__ = ["Part", "Source", "accumulated", "array_of_batch", "check_form", "left_of", "no_batches", "part_of"]

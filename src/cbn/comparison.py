@@ -4,6 +4,7 @@ import importlib.util
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from . import functional, reference, report, runtime
 from .statistics import moments
 
-__all__ = ["OPERATIONS", "Problem", "cases", "compare"]
+__all__ = ["OPERATIONS", "Problem", "compare", "problems", "shape_text"]
 
 OPERATIONS = ("forward", "backward", "inference")
 EPS = 1e-5
@@ -53,13 +54,20 @@ class Problem:
         return [v.astype(self.x.dtype) for v in values]
 
 
-def cases(quick=False):
-    """Yield the generated problems one after another, so that only one at a time takes memory."""
+def problems(quick=False):
+    """Functions that make the generated problems, so that only one at a time takes memory."""
     shapes = [("NC", (256, 1024), 1), ("NCHW", (8, 64, 28, 28), 1)]
     if not quick:
         shapes += [("NHWC", (16, 28, 28, 256), -1), ("NCHW", (16, 256, 56, 56), 1)]
-    for name, shape, axis in shapes:
-        yield Problem(name, np.random.default_rng(0).standard_normal(shape, np.float32), axis)
+    return [partial(_generated, *one) for one in shapes]
+
+
+def _generated(name, shape, axis):
+    return Problem(name, np.random.default_rng(0).standard_normal(shape, np.float32), axis)
+
+
+def shape_text(row):
+    return "x".join(map(str, row["shape"]))
 
 
 # --- the contenders: from a problem to a call for each operation, which returns y or dx ---
@@ -230,10 +238,13 @@ def measure(calls, rest=0.0):
 
 
 def compare(problem, progress):
-    """Yield one row of plain values for each operation: seconds, errors, GB/s, share of the copy, speed-ups."""
+    """Yield one row of plain values for each operation: seconds, errors, GB/s, share of the copy, speed-ups.
+
+    `progress` is called before each.
+    """
     by_name = contenders(problem)
     for operation in OPERATIONS:
-        progress(f"comparing {operation} of {problem.name} {problem.x.shape}")
+        progress(f"{operation} of {problem.name} {problem.x.shape}")
         calls = {name: found[operation] for name, found in by_name.items() if operation in found}
         exact = calls["oracle"]()
         # out is shared: each result is compared before the next contender overwrites it

@@ -4,7 +4,7 @@ import numpy as np
 
 from . import conventions
 
-__all__ = ["explain_running"]
+__all__ = ["explain_running", "variances"]
 
 
 def explain_running(statistics, state, before, training):
@@ -31,13 +31,7 @@ def explain_running(statistics, state, before, training):
         return {"refuted": True, "notes": (f"{text}: {_why_not(state, before)}",)}
     if doubt > 0.1:
         return {"notes": ("the mean moved too little to show momentum and variance",)}
-    kinds = {
-        "unbiased": (1 - new) * old_var + new * m2 / (count - 1),
-        "biased": (1 - new) * old_var + new * batch,
-        "deviation": ((1 - new) * np.sqrt(old_var) + new * np.sqrt(batch)) ** 2,
-    }
-    allowed = 4 * precision * np.maximum(old_var, state.var) + state.spacing + 2 * doubt * np.abs(batch - old_var)
-    allowed += 1e-5 * abs(new) * batch
+    kinds, allowed = variances(statistics, state, before, new, doubt)
     fits = tuple(kind for kind, var in kinds.items() if (np.abs(state.var - var) <= allowed).all())
     notes = ("the running variances cannot be told apart; fewer values per channel could",) if len(fits) > 1 else ()
     if not fits:
@@ -51,6 +45,19 @@ def explain_running(statistics, state, before, training):
         "doubt": doubt,
         "notes": notes + _calls(new, doubt, state),
     }
+
+
+def variances(statistics, state, before, new, doubt):
+    """What the running variance would be with each kind of variance, and how far it may be from that."""
+    count, _, m2 = statistics
+    old, batch = np.ones(len(m2)) if before.var is None else before.var, m2 / count
+    kinds = {
+        "unbiased": (1 - new) * old + new * m2 / (count - 1),
+        "biased": (1 - new) * old + new * batch,
+        "deviation": ((1 - new) * np.sqrt(old) + new * np.sqrt(batch)) ** 2,
+    }
+    rounding = 4 * max(state.precision, before.precision) * np.maximum(old, state.var) + state.spacing
+    return kinds, rounding + 2 * doubt * np.abs(batch - old) + 1e-5 * abs(new) * batch
 
 
 def _why_not(state, before):

@@ -10,7 +10,7 @@ from .misfits import misfit
 from .observed import precision_of
 from .report import EPS
 
-__all__ = ["Way", "explain_y"]
+__all__ = ["Way", "distance_of_y", "explain_y", "sources_of"]
 
 _USUAL = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -133,13 +133,32 @@ def _likely(ways, assumed_place):
     return [way for way in ways if way.eps_place in places or way.normalized_with not in zero]
 
 
-def explain_y(x, y, axis, statistics, state, before, assumed_place="inside"):
-    """Return ways, activation and notes, and whether y is `refuted` as something that is normalized."""
+def sources_of(statistics, state, before):
+    """The mean and variance of each of the statistics that y may have been normalized with."""
     count, mean, m2 = statistics
     sources = {"batch": (mean, m2 / count), "batch, unbiased": (mean, m2 / (count - 1))} if count > 1 else {}
     for name, arrays in (("running", state), ("running, before", before)):
         if arrays.mean is not None:
             sources[name] = arrays.mean, arrays.var
+    return sources
+
+
+def distance_of_y(x, y, axis, state, before, mean, var, clips):
+    """A function of eps and its place: how far y is from what they make of x, over what rounding explains."""
+    given, mean = _Given(x, y, axis, state, before), mean[:, None]
+    allowed = _inverse_range(given, mean)[2]
+
+    def distance(eps, place):
+        line = given.line(mean, reference._inverse_std(var, eps, place)[:, None])
+        return float(np.max(np.abs((np.maximum(line, 0) if clips else line) - given.y) / allowed))
+
+    return distance
+
+
+def explain_y(x, y, axis, statistics, state, before, assumed_place="inside"):
+    """Return ways, activation and notes, and whether y is `refuted` as something that is normalized."""
+    count, mean, m2 = statistics
+    sources = sources_of(statistics, state, before)
     given = _Given(x, y, axis, state, before)
     ways, clips, shown = _ways(given, sources, assumed_place)
     if not shown:

@@ -1,40 +1,50 @@
 """explain_command: `python -m cbn explain`: which convention made y and the running statistics of some files."""
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from . import plots
 from .conventions import NAMES
+from .distances import distances
 from .explanation import explain
 from .files import UserError, check_target, read_array, read_arrays, write_json
 
-__all__ = ["run"]
+__all__ = ["COMMANDS", "STATUS", "add_options", "run"]
 
-
-def _parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m cbn explain",
-        description="Find out under which convention another system computed y and its running statistics from x.",
+STATUS = "1 if nothing fits, "
+COMMANDS = {
+    "explain": (
+        "which convention made the y of another system",
+        "Find out under which convention another system computed y and its running\n"
+        "statistics from x: which variance, eps and momentum, and whether the statistics\n"
+        "of the batch or the running ones normalized it.",
+        "x.npy y.npy state.npz --before before.npz --plot why.png",
+        "how far each convention is from what was given",
     )
+}
+
+
+def add_options(parser, _):
     parser.add_argument("x", type=Path, metavar="x.npy", help="one batch, as the other system got it")
     parser.add_argument(
         "files",
         type=Path,
         nargs="+",
-        metavar="y.npy | state.npz",
+        metavar="y.npy|state.npz",
         help="what it made of it: either or both (.safetensors will do, too)",
     )
     parser.add_argument("--before", type=Path, metavar="FILE.npz", help="its arrays before that call, or .safetensors")
     parser.add_argument("--axis", type=int, default=1, help="the channel axis (default: 1)")
-    parser.add_argument("--assumed", choices=NAMES, default="torch", help="what differences are counted from")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the answer there, too")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--assumed", choices=NAMES, default="torch", help="what differences are counted from (default: torch)"
+    )
 
 
-def run(arguments):
+def run(options):
     """Print the answer, and return the exit status: 1 if nothing fits."""
-    options = _parse(arguments)
-    check_target("--json", options.json, [options.x, options.before, *options.files])
+    read = [options.x, options.before, *options.files]
+    check_target("--json", options.json, read)
+    check_target("--plot", options.plot, [*read, options.json])
     given = {}
     for path in options.files:
         name = {".npy": "y", ".npz": "state", ".safetensors": "state"}.get(path.suffix)
@@ -49,6 +59,8 @@ def run(arguments):
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     print(found)
+    if options.plot:
+        plots.save(plots.of_distances(distances(found, x, **given, axis=options.axis)), options.plot)
     if options.json:
         write_json(options.json, asdict(found))
     return 0 if found.conventions else 1

@@ -1,6 +1,5 @@
 """fold_command: `python -m cbn fold`: an ONNX model without the batch norms that can be folded, verified."""
 
-import argparse
 import itertools
 import os
 import re
@@ -10,7 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from . import reading
+from . import plots, reading
 from .files import UserError, check_target, read_array, read_arrays, write_json
 from .interop.fold_onnx import fold
 from .interop.onnx_edit import loaded, save
@@ -19,32 +18,33 @@ from .interop.run_onnx import external
 from .interop.verify_onnx import Agreement, Original
 from .libraries import library
 
-__all__ = ["run"]
+__all__ = ["COMMANDS", "STATUS", "add_options", "run"]
 
-
-def _parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m cbn fold",
-        description="Fold the BatchNormalization of an ONNX model into the operations beside it, and verify the result "
-        "with ONNX Runtime.",
-        epilog="Exit status: 0, also if nothing could be folded; 1 if the result differs or could not be verified, and "
-        "is not written; 2 for a wrong request.",
+STATUS = "also if nothing could be folded, 1 if the result differs\nor could not be verified, and is not written, "
+COMMANDS = {
+    "fold": (
+        "an ONNX model without its batch norms",
+        "Fold the BatchNormalization of an ONNX model into the operations beside it, and\n"
+        "verify the result with ONNX Runtime (needs pip install 'cbn[onnx]').",
+        "model.onnx out.onnx --plot differences.png",
+        "the differences of the two models and their bounds",
     )
+}
+
+
+def add_options(parser, _):
     parser.add_argument("model", type=Path, metavar="model.onnx", help="is not changed, unless out.onnx is the same")
     parser.add_argument("target", type=Path, metavar="out.onnx", help="the folded model")
     parser.add_argument(
         "--sample",
         type=Path,
         metavar="FILE.npz",
-        help="verify with these inputs by name, or one in FILE.npy, instead of random ones",
+        help="verify with these inputs by name, or one in FILE.npy (default: random inputs)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the answer there, too")
-    return parser.parse_args(arguments)
 
 
-def run(arguments):
+def run(options):
     """Fold, verify, write and print; return the exit status: 1 if the folded model differs."""
-    options = _parse(arguments)
     if threading.current_thread() is not threading.main_thread():
         return _run(options)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which removes what was written for a while
@@ -56,7 +56,9 @@ def run(arguments):
 
 def _run(options):
     check_target("out.onnx", options.target, [options.sample])
-    check_target("--json", options.json, [options.model, options.target, _beside(options), options.sample])
+    for name, path in _reports(options):
+        check_target(name, path, [options.model, options.target, _beside(options), options.sample])
+    check_target("--plot", options.plot, [options.json])
     if options.target.exists() and not options.target.is_file():
         raise UserError(f"out.onnx must be an ordinary file; got {options.target}")
     sample = None if options.sample is None else _read_sample(options.sample)
@@ -74,6 +76,8 @@ def _run(options):
     _print(found, result, ok, options)
     if ok and kept:
         print(f"kept:   {', '.join(kept)}, which the model no longer uses")
+    if options.plot:
+        _draw(result, options.plot)
     if options.json:
         write_json(options.json, _answer(found, result, ok))
     return 0 if ok else 1
@@ -84,6 +88,10 @@ def _run(options):
 
 def _read_sample(path):
     return read_array(path, "--sample") if path.suffix == ".npy" else read_arrays(path, "--sample")
+
+
+def _reports(options):
+    return ("--json", options.json), ("--plot", options.plot)
 
 
 def _beside(options):
@@ -109,7 +117,7 @@ def _read_model(options):
             tensor.numpy()
     except (OSError, ValueError) as error:
         raise UserError(f"model.onnx must have weights that can be read; got {cause(error)}") from None
-    for name, path in (("out.onnx", options.target), ("--json", options.json)):
+    for name, path in (("out.onnx", options.target), *_reports(options)):
         check_target(name, path, files)
     if files and _beside(options).exists() and not _in_place(options):
         raise UserError(f"{_beside(options).name} must not exist yet, for the weights go there; got one that does")
@@ -175,7 +183,17 @@ def _print(found, result, ok, options):
         print(f"FAILED: {bound}{options.target} was not written")
 
 
+def _draw(result, path):
+    if isinstance(result, Agreement) and result.each:
+        plots.save(plots.of_agreement(result), path)
+    else:
+        print(f"note:   nothing was compared, so that there is nothing to draw: {path} was not written")
+
+
 def _answer(found, result, ok):
     answer = {"folded": [entry._asdict() for entry in found.folded], "left": [entry._asdict() for entry in found.left]}
-    fields = result._asdict() if isinstance(result, Agreement) else {"failure": result}
+    fields = {"failure": result}
+    if isinstance(result, Agreement):
+        each = [{name: getattr(one, name) for name in ("output", "error", "bound", "counted")} for one in result.each]
+        fields = result._asdict() | {"each": each}
     return answer | fields | {"ok": ok}

@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 
 from . import _core, conventions
+from .console import followed
 from .layer import BatchNorm
-from .progress import followed
 from .statistics import Moments
 
 __all__ = ["MODES", "Population", "recompute_statistics"]
@@ -91,7 +91,7 @@ def recompute_statistics(layers, batches, forward=None, *, mode="pooled", progre
         same; with batches of several sizes, m is the average one. "update_bn": what torch.optim.swa_utils.update_bn
         does: the averages of the batches' means and of their unbiased variances.
     progress : bool
-        Whether the batches are counted on stderr if that is a terminal, with tqdm's bar if that is installed.
+        Whether the batches are counted on stderr if that is a terminal, with rich's bar if that is installed.
 
     Raises
     ------

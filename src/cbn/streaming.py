@@ -32,7 +32,7 @@ def population_moments(batches, *, axis=1, checkpoint=None, progress=True):
         again, and shape and dtype of the first one are looked at, after a run to the end, too, when the call returns
         the result. One that cannot be written, on a full disk, is a RuntimeWarning, and tried again 10 seconds later.
     progress : bool
-        Whether the batches are counted on stderr if that is a terminal, with tqdm's bar if that is installed.
+        Whether the batches are counted on stderr if that is a terminal, with rich's bar if that is installed.
 
     Returns
     -------

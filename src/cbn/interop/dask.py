@@ -32,7 +32,7 @@ def moments(x, *, axis=1, checkpoint=None, progress=True):
         A file from which a later call with the same arguments goes on, as in `population_moments`. Of delayed batches
         the first one is computed again, to look at its shape and dtype.
     progress : bool
-        Whether the parts are counted on stderr if that is a terminal, with tqdm's bar if that is installed.
+        Whether the parts are counted on stderr if that is a terminal, with rich's bar if that is installed.
 
     Returns
     -------

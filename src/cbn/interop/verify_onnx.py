@@ -20,7 +20,8 @@ SHARE = 1e-2  # of an integer output's values, which may differ where two number
 class Agreement(NamedTuple):
     """The largest `error` of two models over its `bound`, and the `output` that has it; `counted` if of integers.
 
-    `overall` is the largest error of the outputs, with those of all folds added up; `notes` say what was not compared.
+    `overall` is the largest error of the outputs, with those of all folds added up; `notes` say what was not compared;
+    `each` has an Agreement for everything that was.
     """
 
     error: float
@@ -29,6 +30,7 @@ class Agreement(NamedTuple):
     counted: bool = False
     overall: float = 0.0
     notes: tuple = ()
+    each: tuple = ()
 
     @property
     def ok(self):
@@ -66,7 +68,8 @@ def verify(original, folded, sample=None):
         only makes the error infinite. For integers it is the share of values that differ, and the bound 0.01. `notes`
         names what was not compared: values that are nowhere finite, constant, empty or random, and norms in branches
         that did not run. If nothing is left, the error is NaN and `ok` False. `overall` is the largest error of the
-        outputs where those of all folds add up; in a deep network it may be large though each fold is right.
+        outputs where those of all folds add up; in a deep network it may be large though each fold is right. `each` has
+        such an Agreement for each output and each norm that was compared.
 
     Raises
     ------
@@ -121,7 +124,8 @@ class Original:
         notes += [entry for entry in found.values() if isinstance(entry, str)] + self._idle(model)
         if overall > worst.bound:
             notes.append(f"added up, the differences are {overall:.2g} of an output's largest value")
-        return worst._replace(overall=overall, notes=tuple(notes))
+        each = tuple(entry for entry in found.values() if isinstance(entry, Agreement))
+        return worst._replace(overall=overall, notes=tuple(notes), each=each)
 
     def _common(self, model):
         """The shift of each norm, or None, by the name of the value that both models have for it; and the others."""

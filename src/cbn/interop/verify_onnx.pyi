@@ -16,6 +16,7 @@ class Agreement(NamedTuple):
     counted: bool = False
     overall: float = 0.0
     notes: tuple[str, ...] = ()
+    each: tuple[Agreement, ...] = ()
 
     @property
     def ok(self) -> bool: ...
