@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import cbn
-from cbn import cli, reference, selfcheck
+from cbn import cli, machine_command, reference, selfcheck
 
+COMMANDS = ("check", "bench", "config", "explain", "fold")
 LAYOUTS = ["NC", "NCL", "NCHW", "NCHW 7x7 planes", "NCHW channels_last", "NCHW strided", "NCHW mean 1e6 std", "NHWC"]
 
 
@@ -65,7 +66,7 @@ def test_everything_and_its_json(tmp_path):
         if dtype.itemsize > 2 or "1e6" not in layout
     ]
     for row in result["check"]:
-        assert row["ok"] and row["same_bits"] and list(row["worst"]) == list(cli.CHECKED)
+        assert row["ok"] and row["same_bits"] and list(row["worst"]) == list(machine_command.CHECKED)
         assert all(0 < entry["ulp"] <= entry["bound"] for entry in row["worst"].values())
     rows = result["comparison"]
     assert [row["operation"] for row in rows] == 2 * ["forward", "backward", "inference"]
@@ -134,26 +135,87 @@ def test_bad_input_is_refused_in_one_line(saved, tmp_path):
 
 def test_options_that_do_not_fit_are_refused(tmp_path):
     assert "--axis must come with --input; got it alone" in refused("--axis", 1)
-    assert "--plot must come with bench or without a part; got check" in refused("check", "--plot", "p.png")
-    assert "--input must come with check, bench or without a part; got config" in refused("config", "--input", "x.npy")
     assert "--json must be a file that can be written; got" in refused("--json", tmp_path / "none" / "x.json")
     assert "--json must be a file that can be written; got" in refused("--json", tmp_path)
     full = run("config", "--json", "/dev/full", status=2).stderr
     assert full == "cbn: --json must be a file that can be written; got /dev/full: No space left on device\n"
-    assert all(name in run("folds", status=2).stderr for name in (*cli.PARTS, "explain", "fold", "choice: 'folds'"))
-    assert "fold must come first; got --quick fold" in refused("--quick", "fold")
 
 
-# --- the plot ---
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("folds", "SUBCOMMAND must be one of {names}; got folds; did you mean fold?"),
+        ("x.npy", "SUBCOMMAND must be one of {names}; got x.npy"),
+        ("--quick check", "check must come first; got --quick check"),
+        ("--quick config", "config must come first; got --quick config"),
+        ("config --plot p.png", "arguments must be those that `python -m cbn config --help` names; got --plot p.png"),
+        ("config --input x.npy", "arguments must be those that `python -m cbn config --help` names; got --input x.npy"),
+        ("--speed", "arguments must be those that `python -m cbn --help` names; got --speed"),
+        ("check --qui", "arguments must be those that `python -m cbn check --help` names; got --qui"),
+        ("bench out.json", "arguments must be those that `python -m cbn bench --help` names; got out.json"),
+        ("check --axis one", "--axis must be an integer; got one"),
+        ("check --axis", "--axis must have a value; got none"),
+        ("bench --quick=1", "--quick must have no value; got 1"),
+        ("explain", "x.npy, y.npy|state.npz must be given; got none"),
+        ("explain x.npy", "y.npy|state.npz must be given; got none"),
+        (
+            "explain x.npy y.npy --assumed torhc",
+            "--assumed must be one of {conventions}; got torhc; did you mean torch?",
+        ),
+        ("explain x.npy y.npy --axis 1.5", "--axis must be an integer; got 1.5"),
+        ("fold model.onnx", "out.onnx must be given; got none"),
+        ("fold a.onnx b.onnx c.onnx", "arguments must be those that `python -m cbn fold --help` names; got c.onnx"),
+    ],
+)
+def test_wrong_arguments(arguments, text, capsys):
+    assert cli.main(arguments.split()) == 2
+    wanted = text.format(names=", ".join(COMMANDS), conventions=", ".join(cbn.conventions.NAMES))
+    assert capsys.readouterr() == ("", f"cbn: {wanted}\n")
 
 
-def test_plot(tmp_path):
-    if importlib.util.find_spec("matplotlib") is None:
-        assert "pip install 'cbn[plot]'" in refused("bench", "--plot", tmp_path / "p.png")
-    else:
-        run("bench", "--quick", "--plot", tmp_path / "p.png")
-        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-        assert "--plot must end in one of" in refused("bench", "--plot", tmp_path / "p.numbers")
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_help(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*([name] if name else []), "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: python -m cbn{f' {name}' if name else ''} ")
+    assert "exit status: 0" in text and "--json" in text
+    assert f"  python -m cbn {name or 'bench'} " in text.partition("example")[2]
+    assert ("--plot" in text) == (name != "config") and max(map(len, text.splitlines())) < 100
+    if name is None:
+        lines = [line.split(maxsplit=1) for line in text.splitlines()]
+        assert all(any(line[:1] == [one] and len(line) == 2 for line in lines) for one in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"cbn {cbn.__version__}\n"
+
+
+# --- plots ---
+
+
+@pytest.mark.parametrize("part", ["check", "bench", None])
+def test_plots(part, saved, tmp_path):
+    pytest.importorskip("matplotlib")
+    run(*([part] if part else []), "--input", saved(normal(40, 3)), "--plot", tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    run(*([part] if part else []), "--input", saved(normal(40, 3)), "--plot", tmp_path / "p.SVG")
+    assert b"<svg" in (tmp_path / "p.SVG").read_bytes()
+
+
+def test_plots_that_cannot_be_written(saved, tmp_path):
+    pytest.importorskip("matplotlib")
+    x = saved(normal(40, 3))
+    assert "--plot must end in one of ." in refused("bench", "--plot", tmp_path / "p.numbers")
+    assert "--plot must end in one of ." in refused("check", "--plot", tmp_path / "p")
+    assert "--plot must be a file that can be written; got" in refused("check", "--plot", tmp_path / "none" / "p.png")
+    both = tmp_path / "p.png"
+    assert "--plot must be a file of its own; got" in refused("check", "--plot", both, "--json", both)
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    done = run("check", "--input", x, "--plot", tmp_path / "full.png", status=2)
+    assert "cbn: --plot must be a file that can be written; got" in done.stderr and "No space left" in done.stderr
 
 
 def test_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch, capsys):
@@ -212,6 +274,12 @@ def test_interrupt_ends_quietly():
     assert all(line.startswith("cbn: comparing") for line in errors.splitlines())
 
 
+def test_a_full_disk():
+    with open("/dev/full", "w") as full:
+        _, errors = started("config", stdout=full).communicate(timeout=30)
+    assert errors.startswith("cbn: there must be room for the work and its output; got ") and errors.count("\n") == 1
+
+
 def test_a_reader_that_leaves_ends_it_quietly():
     reader, writer = os.pipe()
     os.close(reader)
@@ -219,12 +287,3 @@ def test_a_reader_that_leaves_ends_it_quietly():
     os.close(writer)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 141 and errors == ""
-
-
-def test_progress_rewrites_one_line_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = cli.Progress()
-    progress("one")
-    progress("two")
-    progress.clear()
-    assert capsys.readouterr().err == "\r\033[Kone\r\033[Ktwo\r\033[K"

@@ -41,6 +41,18 @@ def test_answer(files):
     assert same.stdout == done.stdout
 
 
+def test_plot(files):
+    pytest.importorskip("matplotlib")
+    x, y, state, plot = (files / name for name in ("x.npy", "y.npy", "state.npz", "p.png"))
+    for given in ([y], [state], [y, state, "--before", files / "before.npz"]):
+        run("explain", x, *given, "--plot", plot, status=1 if given == [state] else 0)
+        assert plot.read_bytes().startswith(b"\x89PNG")
+        plot.unlink()
+    assert "--plot must end in one of ." in refused("explain", x, y, "--plot", y)
+    taken = y.rename(files / "y.png")
+    assert "--plot must be a file of its own; got" in refused("explain", x, taken, "--plot", taken)
+
+
 def test_nothing_fits(files):
     np.save(files / "y.npy", np.load(files / "y.npy") ** 2 - 3)
     assert "nothing gives y" in run("explain", files / "x.npy", files / "y.npy", status=1).stdout

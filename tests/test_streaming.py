@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from populations import assert_close, bits
 from states import damaged
-from test_progress import Terminal
+from test_console import Terminal
 
 import cbn
 from cbn import accumulating, blocks, libraries
@@ -455,7 +455,8 @@ def test_memory_is_bounded(tmp_path):
 
 
 def test_progress_goes_on_where_the_run_stopped(tmp_path, monkeypatch, small, always):
-    pytest.importorskip("tqdm")
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
     path = tmp_path / "run.npz"
     cbn.population_moments(X, checkpoint=path)
     with_run(path, counted=2, finished=False)

@@ -41,13 +41,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         for pattern, text in ERRORS.items():
             if found := re.fullmatch(pattern, message):
-                raise UserError(text.format(*found.groups()) + _near(*found.groups()[1:]))
+                parts = [part.replace("'", "") for part in found.groups()]  # which not all Pythons write
+                raise UserError(text.format(*parts) + _near(*parts[1:]))
         raise UserError(f"arguments must be as `{self.prog} --help` says; got {message}")
 
 
 def _near(value="", choices=""):
     """The choice that was meant, if it is easy to see."""
-    near = difflib.get_close_matches(value.strip("'"), re.findall(r"[\w-]+", choices), 1)
+    near = difflib.get_close_matches(value, choices.split(", "), 1) if choices else []
     return f"; did you mean {near[0]}?" if near else ""
 
 

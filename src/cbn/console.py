@@ -47,7 +47,8 @@ def print_table(header, rows, left):
     """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     console = rich_console(sys.stdout)
-    for columns in _parts(widths, left):
+    for number, columns in enumerate(_parts(widths, left)):
+        print(end="\n" if number else "")
         cut = [[row[k] for k in columns] for row in (header, *rows)]
         if console is not None:
             _print_rich(console, *cut, left=left)
@@ -60,12 +61,11 @@ def print_table(header, rows, left):
 def _parts(widths, left):
     """The numbers of the columns that fit beside each other on a terminal; elsewhere of all."""
     room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else math.inf
-    first = list(range(left))
-    parts, used = [], math.inf
+    parts, used = [], 0
     for k in range(left, len(widths)):
         used += 2 + widths[k]
-        if used > room:
-            parts.append(first.copy())
+        if not parts or used > room:
+            parts.append(list(range(left)))
             used = sum(widths[:left]) + 2 * left + widths[k]
         parts[-1].append(k)
     return parts

@@ -35,9 +35,8 @@ def add_options(parser, _):
     )
     parser.add_argument("--before", type=Path, metavar="FILE.npz", help="its arrays before that call, or .safetensors")
     parser.add_argument("--axis", type=int, default=1, help="the channel axis (default: 1)")
-    parser.add_argument(
-        "--assumed", choices=NAMES, default="torch", help="what differences are counted from (default: torch)"
-    )
+    text = f"what differences are counted from: {', '.join(NAMES)} (default: torch)"
+    parser.add_argument("--assumed", metavar="NAME", choices=NAMES, default="torch", help=text)
 
 
 def run(options):

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from . import plots, reading
+from .console import say
 from .files import UserError, check_target, read_array, read_arrays, write_json
 from .interop.fold_onnx import fold
 from .interop.onnx_edit import loaded, save
@@ -180,7 +181,7 @@ def _print(found, result, ok, options):
     print(f"{count}; {result} ({'random input' if options.sample is None else options.sample.name})")
     if not ok:
         bound = f"the bound is {agreement.bound:g}; " if agreement and agreement.output else ""
-        print(f"FAILED: {bound}{options.target} was not written")
+        say(f"FAILED: {bound}{options.target} was not written", "bold red")
 
 
 def _draw(result, path):

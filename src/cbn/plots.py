@@ -65,7 +65,7 @@ def of_check(rows):
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     share = [entry["ulp"] / entry["bound"] for row in rows for entry in row["worst"].values()]
     right = 1.15 if max(share) <= 1 else 2.0  # beyond it a point stands at the edge
-    figure = _figure(max(8, 3 + 2.6 * len(dtypes)), 2 + 0.4 * len(layouts))
+    figure = _figure(max(9, 3 + 2.6 * len(dtypes)), 2 + 0.4 * len(layouts))
     pictures = figure.subplots(1, len(dtypes), sharey=True, squeeze=False)[0]
     for axes, dtype in zip(pictures, dtypes, strict=True):
         some = [row for row in rows if row["dtype"] == dtype]

@@ -52,6 +52,8 @@ def test_answer(model, tmp_path):
     found = json.loads(answer.read_text())
     assert found["folded"] == [{"norm": "N", "into": "Z", "how": "Conv before it"}] and found["left"][0]["norm"] == "Y"
     assert found["ok"] and 0 <= found["error"] < 1e-5 and found["output"] == "n" and found["bound"] == 1e-4
+    assert [(one["output"], one["bound"]) for one in found["each"]] == [("y", 1e-4), ("n", 1e-4)]
+    assert found["error"] == max(one["error"] for one in found["each"])
     assert ops(onnx.load(out)) == ["Conv", "Relu", "BatchNormalization"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.json", "model.onnx", "out.onnx"]
 
@@ -83,6 +85,19 @@ def test_sample(model, tmp_path, capsys):
     np.save(tmp_path / "x.npy", sample[:, :2])
     text = main(capsys, model, tmp_path / "out.onnx", "--sample", tmp_path / "x.npy")[2]
     assert "Got: 2 Expected: 3 Please fix" in text and text.count("\n") == 1
+
+
+def test_plot(model, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out, plot = tmp_path / "out.onnx", tmp_path / "p.png"
+    assert main(capsys, model, out, "--plot", plot)[0] == 0 and plot.read_bytes().startswith(b"\x89PNG")
+    taken = model.rename(tmp_path / "model.png")
+    assert "--plot must be a file of its own; got" in main(capsys, taken, out, "--plot", taken)[2]
+    assert "--plot must be a file of its own; got" in main(capsys, taken, plot, "--plot", plot)[2]
+    onnx.save(Build().op("Relu", "x", "y").model([0, 3]), taken)
+    plot.unlink()
+    status, output, _ = main(capsys, taken, out, "--plot", plot)
+    assert status == 1 and f"there is nothing to draw: {plot} was not written" in output and not plot.exists()
 
 
 @pytest.mark.parametrize("wrong", ["differs", "cannot run"])

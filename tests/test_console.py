@@ -1,0 +1,230 @@
+"""test_console: tables and progress, with rich and without, on terminals and elsewhere."""
+
+import fcntl
+import importlib.util
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import numpy as np
+import pytest
+
+import cbn
+from cbn import console
+
+LAYER = cbn.BatchNorm(4)
+BATCHES = [np.random.default_rng(0).standard_normal((size, 4, 3, 2), np.float32) for size in (7, 20, 3, 20)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def ansi(monkeypatch):
+    """A terminal that knows escape codes, whatever the tests run in."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture(params=["rich", None])
+def library(request, monkeypatch):
+    """With rich or without."""
+    if request.param:
+        pytest.importorskip(request.param)
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return request.param
+
+
+# --- progress ---
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_progress_on_a_terminal(monkeypatch, library, sized):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    cbn.recompute_statistics(
+        LAYER, BATCHES if sized else iter(zip(BATCHES, strict=True)), None if sized else lambda b: LAYER(*b)
+    )
+    text = sys.stderr.getvalue()
+    assert "statistics: batch" in text and text.endswith("\x1b[2K" if library else "\r\x1b[K")
+    shown = re.search(r"batch (\x1b\S*)?━", text) if library else "batch 1" in text
+    assert shown and ("0/4" in text or "batch 1 of 4" in text) == sized
+
+
+@pytest.mark.parametrize("total", [3, 0])
+def test_each_step_is_told(monkeypatch, library, total):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with console.Progress("doing", total, done=1) as progress:
+        progress("this")
+        progress("that [bold]")
+    text = sys.stderr.getvalue()
+    if library:
+        assert "doing this " in text and "doing that [bold] " in text and ("2/3" if total else "2/?") in text
+    else:
+        of = " of 3" if total else ""
+        assert text == f"\r\x1b[Kdoing 2{of}: this\r\x1b[Kdoing 3{of}: that [bold]\r\x1b[K"
+
+
+def test_lines_now_and_then(monkeypatch, capsys, library):
+    """In files, and on terminals that know no escape codes."""
+    for dumb in (False, True):
+        with monkeypatch.context() as patch:
+            if dumb:
+                patch.setenv("TERM", "dumb")
+                patch.setattr(sys, "stderr", Terminal())
+            with console.Progress("doing", 2) as progress:
+                progress("this")
+                progress("that")
+            assert (sys.stderr.getvalue() if dumb else capsys.readouterr().err) == "cbn: doing 1 of 2: this\n"
+
+
+class Unsized:
+    """A loader whose length is no concern of ours."""
+
+    def __len__(self):
+        raise NotImplementedError
+
+    def __iter__(self):
+        return iter(BATCHES)
+
+
+def test_a_length_that_raises(monkeypatch, library):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    layer = cbn.BatchNorm(4)
+    cbn.recompute_statistics(layer, Unsized())
+    assert layer.num_batches_tracked == 4
+    text = sys.stderr.getvalue()
+    assert "statistics: " in text and "/4" not in text and "of 4" not in text
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_no_progress_elsewhere(monkeypatch, capsys, wanted):
+    cbn.recompute_statistics(LAYER, BATCHES, progress=wanted)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", None)
+    cbn.recompute_statistics(LAYER, BATCHES, progress=wanted)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    cbn.recompute_statistics(LAYER, BATCHES, progress=False)
+    assert sys.stderr.getvalue() == ""
+
+
+# --- tables ---
+
+HEADER = ["name", "first", "second", "result"]
+ROWS = [["a [b]", "1", "22", "ok"], ["longer", "3.5", "4 !", "FAILED"]]
+PLAIN = """\
+name    first  second  result
+a [b]       1      22      ok
+longer    3.5     4 !  FAILED
+"""
+
+
+def test_plain_tables(capsys, library):
+    console.print_table(HEADER, ROWS, left=1)
+    assert capsys.readouterr().out == PLAIN
+
+
+def without_codes(text):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.parametrize("columns", [80, 24, 5])
+def test_tables_on_terminals(monkeypatch, library, columns):
+    """Where it is too narrow the columns come one part after the other, and no word is cut as long as one fits."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    console.print_table(HEADER, ROWS, left=1)
+    text = sys.stdout.getvalue()
+    assert ("\x1b[32m" in text and "\x1b[1;31m" in text) == bool(library)
+    lines = without_codes(text).splitlines()
+    if columns == 80:
+        assert [line.rstrip() for line in lines if "─" not in line] == PLAIN.splitlines()
+    elif columns == 24:
+        assert max(map(len, lines)) <= 24
+        assert [line.split() for line in lines if line.startswith("longer")] == [
+            ["longer", "3.5", "4", "!"],
+            ["longer", "FAILED"],
+        ]
+    elif not library:
+        assert [line.split()[-1] for line in lines if line.startswith("longer")] == ["3.5", "!", "FAILED"]
+
+
+def test_styled_lines(monkeypatch, capsys, library):
+    console.say("[b] :x: 100", "bold")
+    assert capsys.readouterr().out == "[b] :x: 100\n"
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    console.say("[b] :x: 100", "bold red")
+    assert sys.stdout.getvalue() == ("\x1b[1;31m[b] :x: 100\x1b[0m\n" if library else "[b] :x: 100\n")
+
+
+# --- real terminals ---
+
+
+def on_terminal(*arguments, columns=100, stdout=None, **environment):
+    """What `python -m cbn` writes to a terminal, and its status."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | environment
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cbn", *map(str, arguments)],
+        stdin=follower,
+        stdout=follower if stdout is None else stdout,
+        stderr=follower,
+        env=environment,
+    )
+    os.close(follower)
+    text = b""
+    try:
+        while part := os.read(leader, 1 << 16):
+            text += part
+    except OSError:  # what Linux says when the last writer has gone
+        pass
+    os.close(leader)
+    return text.decode(), process.wait(timeout=60)
+
+
+@pytest.fixture
+def array(tmp_path):
+    np.save(tmp_path / "x.npy", BATCHES[0])
+    return tmp_path / "x.npy"
+
+
+@pytest.mark.parametrize("columns", [120, 40])
+def test_terminal(array, columns):
+    pytest.importorskip("rich")
+    text, status = on_terminal("check", "--input", array, columns=columns)
+    assert status == 0 and "\x1b[32m" in text and "checking x.npy float32" in text and "0/1" in text
+    assert (
+        text.rstrip().endswith("Self-check: 1 of 1 ok\x1b[0m")
+        and text.count("\x1b[?25l") == text.count("\x1b[?25h") - 1
+    )
+    table = without_codes(text.rpartition("Self-check against")[2].partition("A cell is")[0])
+    assert all(len(line.rstrip()) <= columns for line in table.splitlines()[1:]) and "same" in table
+    assert table.count("x.npy") == (1 if columns == 120 else 4)
+
+
+def test_no_colours_where_they_are_not_wanted(array):
+    text, status = on_terminal("check", "--input", array, NO_COLOR="1")
+    assert status == 0 and "Self-check: 1 of 1 ok" in text and not re.search(r"\x1b\[[0-9;]*3[0-9]", text)
+
+
+def test_pipes_beside_a_terminal(array, tmp_path):
+    """Progress goes to the terminal; the file gets plain text."""
+    with open(tmp_path / "out.txt", "wb") as file:
+        text, status = on_terminal("check", "--input", array, columns=30, stdout=file)
+    assert status == 0 and "\x1b[" in text and "Self-check" not in text
+    plain = (tmp_path / "out.txt").read_bytes()
+    assert b"\x1b" not in plain and plain.isascii() and plain.endswith(b"Self-check: 1 of 1 ok\n")
+    assert b"layout  dtype" in plain and b"bits  result\n" in plain
+
+
+def test_rich_comes_when_it_is_used():
+    done = subprocess.run([sys.executable, "-c", "import cbn.cli, sys; sys.exit('rich' in sys.modules)"])
+    assert done.returncode == 0
