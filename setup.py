@@ -46,6 +46,10 @@ class BuildExt(build_ext):
         super().run()
 
 
+# the last three: the code repeats itself more, so that it compresses better, and is as fast: the kernels are elsewhere
+SMALL = ["-Os", "-g0", "-fno-asynchronous-unwind-tables", "-fno-plt"]
+SMALL += ["-fno-schedule-insns2", "-fno-inline-functions-called-once", "-fno-tree-dominator-opts"]
+
 CORE = Extension(
     "cbn._core",
     ["src/cbn/_core.pyx"],
@@ -54,8 +58,9 @@ CORE = Extension(
         *([("Py_LIMITED_API", "0x030B0000")] if STABLE else []),
         ("NPY_TARGET_VERSION", "NPY_1_23_API_VERSION"),
         ("NPY_NO_DEPRECATED_API", "NPY_1_23_API_VERSION"),
+        ("CYTHON_COMPRESS_STRINGS", "0"),  # the wheel compresses them better, with all the rest
     ],
-    extra_compile_args=["-Os", "-g0", "-fno-asynchronous-unwind-tables"] if RPATH else [],
+    extra_compile_args=SMALL if RPATH else [],
     extra_link_args=[f"-Wl,-rpath,{RPATH}", "-Wl,-s"] if RPATH else [],  # -s: a tenth of the size is names of functions
     depends=[*map(str, Path("src/cbn").glob("*.p?[di]"))],
     py_limited_api=STABLE,

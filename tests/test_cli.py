@@ -137,6 +137,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
     assert "--axis must come with --input; got it alone" in refused("--axis", 1)
     assert "--json must be a file that can be written; got" in refused("--json", tmp_path / "none" / "x.json")
     assert "--json must be a file that can be written; got" in refused("--json", tmp_path)
+    assert "--json must be a file that can be written; got" in refused("--json", tmp_path / (300 * "x"))
     full = run("config", "--json", "/dev/full", status=2).stderr
     assert full == "cbn: --json must be a file that can be written; got /dev/full: No space left on device\n"
 
@@ -277,7 +278,7 @@ def test_interrupt_ends_quietly():
 def test_a_full_disk():
     with open("/dev/full", "w") as full:
         _, errors = started("config", stdout=full).communicate(timeout=30)
-    assert errors.startswith("cbn: there must be room for the work and its output; got ") and errors.count("\n") == 1
+    assert errors.startswith("cbn: the system must have what this takes; got ") and errors.count("\n") == 1
 
 
 def test_a_reader_that_leaves_ends_it_quietly():

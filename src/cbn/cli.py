@@ -115,7 +115,7 @@ def main(arguments=None):
         return 141
     except (OSError, MemoryError) as error:
         _drop_output()
-        print(f"cbn: there must be room for the work and its output; got {error or 'no memory'}", file=sys.stderr)
+        print(f"cbn: the system must have what this takes; got {error or 'no more memory'}", file=sys.stderr)
         return 2
 
 

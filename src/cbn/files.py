@@ -23,7 +23,11 @@ class UserError(Exception):
 
 def check_target(name, path, others=()):
     """Refuse a file that cannot be written, or is one of the others, before the work, not after it."""
-    if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+    try:
+        bad = path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK))
+    except OSError:  # of a name that is too long
+        bad = True
+    if bad:
         raise UserError(f"{name} must be a file that can be written; got {path}")
     if path and path.resolve() in [other.resolve() for other in others if other]:
         raise UserError(f"{name} must be a file of its own; got {path}")

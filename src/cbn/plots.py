@@ -35,8 +35,8 @@ def save(figure, path):
     """Write a figure into the file that --plot names."""
     try:
         figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"--plot must be a file that can be written; got {path}: {error.strerror}") from None
+    except Exception as error:  # of whatever writes that kind: a full disk, no LaTeX
+        raise UserError(f"--plot must be a file that can be written; got {path}: {error}") from None
 
 
 def _figure(width, height):
