@@ -150,7 +150,8 @@ def distance_of_y(x, y, axis, state, before, mean, var, clips):
 
     def distance(eps, place):
         line = given.line(mean, reference._inverse_std(var, eps, place)[:, None])
-        return float(np.max(np.abs((np.maximum(line, 0) if clips else line) - given.y) / allowed))
+        error = np.abs((np.maximum(line, 0) if clips else line) - given.y) / allowed
+        return float(np.fmax.reduce(error, axis=None))  # without NaN, of constant channels with eps 0
 
     return distance
 
