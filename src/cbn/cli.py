@@ -60,8 +60,7 @@ def parser():
     top = Parser(
         prog=PROGRAM,
         description="Batch normalization on CPUs. Without a subcommand: show what was detected, check\n"
-        "results against the oracle, and compare the speed with that of others, in less\n"
-        "than half a minute.",
+        "results against the oracle, and compare the speed with that of others.",
         epilog=EPILOG.format(PROGRAM, STATUS.format(machine_command.STATUS)),
     )
     top.add_argument("--version", action="version", version=f"cbn {__version__}")

@@ -80,7 +80,7 @@ def _print_rich(console, header, *rows, left):
     for k, name in enumerate(header):
         table.add_column(Text(name), justify="left" if k < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(text, STYLES.get(text, "bold red" if text.endswith("!") else "")) for text in row))
+        table.add_row(*(Text(text, STYLES.get(text, "bold red" if "!" in text else "")) for text in row))
     console.print(table)
 
 

@@ -124,11 +124,12 @@ def print_comparison(rows, load):
             f"{row['gigabytes_per_second']:.1f}",
             f"{row['share_of_copy']:.0%}",
         ]
-        for name in rivals:
-            cells += [milliseconds[name], f"{row['speedup'][name]:.3g}x"] if name in milliseconds else ["-", "-"]
+        for name in rivals:  # one cell, so that its parts stay together
+            factor = f"{row['speedup'][name]:.3g}x" if name in milliseconds else "-"
+            cells.append(f"{milliseconds.get(name, '-')}  {factor:>6}")
         table.append(cells)
     header = ["shape", "layout", "dtype", "operation", "cbn", "GB/s", "of copy"]
-    print_table([*header, *(title for name in rivals for title in (name, "factor"))], table, left=4)
+    print_table([*header, *(f"{name}  factor" for name in rivals)], table, left=4)
     print(BENCH_NOTES)
     if not all(row["ok"] for row in rows):
         say("FAILED: results of cbn marked with ! differ from the oracle", "bold red")
