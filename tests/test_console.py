@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -167,8 +168,8 @@ def test_styled_lines(monkeypatch, capsys, library):
 # --- real terminals ---
 
 
-def on_terminal(*arguments, columns=100, stdout=None, **environment):
-    """What `python -m cbn` writes to a terminal, and its status."""
+def on_terminal(*arguments, columns=100, stdout=None, interrupt_at=None, **environment):
+    """What `python -m cbn` writes to a terminal, and its status. Control-C is pressed when some text has come."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | environment
@@ -184,6 +185,9 @@ def on_terminal(*arguments, columns=100, stdout=None, **environment):
     try:
         while part := os.read(leader, 1 << 16):
             text += part
+            if interrupt_at and interrupt_at in text:
+                process.send_signal(signal.SIGINT)
+                interrupt_at = None
     except OSError:  # what Linux says when the last writer has gone
         pass
     os.close(leader)
@@ -208,6 +212,12 @@ def test_terminal(array, columns):
     table = without_codes(text.rpartition("Self-check against")[2].partition("A cell is")[0])
     assert all(len(line.rstrip()) <= columns for line in table.splitlines()[1:]) and "same" in table
     assert table.count("x.npy") == (1 if columns == 120 else 4)
+
+
+def test_interrupt_takes_the_bar_away():
+    pytest.importorskip("rich")
+    text, status = on_terminal("bench", interrupt_at=b"comparing forward")
+    assert status == 130 and "Traceback" not in text and text.endswith("\x1b[2K") and "Comparison" not in text
 
 
 def test_no_colours_where_they_are_not_wanted(array):
