@@ -1,6 +1,7 @@
 """plots: what the command line found, as figures, and these as files."""
 
 import importlib.util
+import math
 
 from .comparison import OPERATIONS, shape_text
 from .files import UserError
@@ -97,9 +98,7 @@ def of_comparison(rows):
         width = 0.8 / len(_contenders(some))
         for i, name in enumerate(_contenders(some)):
             shown = {k: row for k, row in enumerate(some) if name in row["seconds"]}
-            speeds = [
-                row["gigabytes_per_second"] * row["seconds"]["cbn"] / row["seconds"][name] for row in shown.values()
-            ]
+            speeds = [_speed(row, name) for row in shown.values()]
             places = [k - 0.4 + width * (i + 0.5) for k in shown]
             bars = axes.barh(places, speeds, 0.9 * width, color=COLOURS[name], label=name)
             axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=7, bbox={"color": "white", "pad": 0.5})
@@ -135,7 +134,7 @@ def of_distances(distances):
         names = list(next(iter(series.values())))
         for k, (source, by_name) in enumerate(series.items()):
             places = [row + 0.16 * (k - (len(series) - 1) / 2) for row in range(len(names))]
-            shown = [min(max(by_name[name], 1e-2), 1e9) if by_name[name] == by_name[name] else 1e9 for name in names]
+            shown = [1e9 if math.isnan(by_name[name]) else min(max(by_name[name], 1e-2), 1e9) for name in names]
             axes.plot(shown, places, MARKERS[k], label=f"with {source}", alpha=0.8)
         axes.axvline(1, **BOUND)
         axes.axvspan(5e-3, 1, color="tab:green", alpha=0.1, label="explained by rounding")
