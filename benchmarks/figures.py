@@ -1,16 +1,15 @@
 """figures: the tables of README and docs, made of the results/: cog puts them there. As a script, the plot of README.
 
-    cog -r -I benchmarks README.md docs/*.md          # after new results; --check in place of -r only compares
-    python benchmarks/figures.py docs/images/speed.svg
-
-A result is the newest of its name.
+CONTRIBUTING.md has the commands. A result is the newest of its name.
 """
 
 import functools
 import json
+import math
 import sys
 import textwrap
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import contenders
 from report import TARGETS, geometric_mean
@@ -36,7 +35,10 @@ def result(name):
 
 
 def newest(name):
-    return max(RESULTS.glob(f"*/{name}.json"))
+    found = sorted(RESULTS.glob(f"*/{name}.json"))
+    if not found:
+        raise FileNotFoundError(f"results must have {name}.json; got none")
+    return found[-1]
 
 
 def table(header, rows, text=1):
@@ -48,9 +50,12 @@ def table(header, rows, text=1):
 def circumstances(name, *libraries):
     """When and on which machine a result was measured, with which versions of others, in words."""
     machine = result(name)["machine"]
+    known = {package.partition("-cpu")[0]: text.partition("+")[0] for package, text in machine["versions"].items()}
+    if "onednn" in libraries:
+        known["onednn"] = result(name)["results"][0]["details"]["onednn"].partition(" ")[0]
     cpu = f"{machine['cpu'].replace('(R)', '')}, {machine['isa'].upper().replace('AVX', 'AVX-')}"
-    others = "".join(f", {NAMES[one]} {machine['versions'][one].partition('+')[0]}" for one in libraries)
     cpus = f"{machine['num_threads']} threads on {machine['cpus_by_affinity']} CPUs"
+    others = "".join(f", {NAMES[one]} {known[one]}" for one in libraries)
     return textwrap.fill(f"({machine['date'][:10]}, {cpus}, {cpu}{others})", 120)
 
 
@@ -84,7 +89,7 @@ def against_peers():
     for (operation, layout), (over_limit, factors) in found.items():
         cells = [f"{factors[name]:.1f} x" if name in factors else "-" for name in peers]
         rows.append([f"{operation}, {layout}", f"{1 / over_limit:.0%}", *cells])
-    return table(["", "cbn, of a copy's speed", *(NAMES[name] for name in peers)], rows)
+    return table(["", "cbn, of the limit's speed", *(NAMES[name] for name in peers)], rows)
 
 
 def contract():
@@ -96,29 +101,51 @@ def contract():
         )
         cells = [f"{all_threads:.2f}", f"{first:.2f}, {again:.2f}", f"{alone:.2f} ({one:.2f})", f"{other:.2f}"]
         rows.append([*key, *cells])
-    header = ["operation", "layout", "target", "2 threads, two runs", "1 thread (target)", "2 threads, another host"]
+    several = f"{result('run')['threads']} threads"
+    header = ["operation", "layout", "target", f"{several}, two runs", "1 thread (target)", f"{several}, another host"]
     return table(header, rows, text=2)
 
 
+def shares(operation):
+    """The speed of each system in NCHW, as a share of the limit's."""
+    over_limit, factors = resnet50(operation, "NCHW")
+    return {"cbn": 1 / over_limit} | {name: 1 / over_limit / factor for name, factor in factors.items()}
+
+
+def drawn():
+    """What the plot shows, as text that its file keeps."""
+    return json.dumps({operation: shares(operation) for operation in contenders.OPERATIONS})
+
+
 def draw(path):
-    """README's plot: the speed of each system, as a share of the limit's."""
+    """README's plot."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     from plots import COLORS
 
     rcParams["svg.fonttype"], rcParams["svg.hashsalt"] = "none", "cbn"
-    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.7), layout="constrained")
     for axes, operation in zip(figure.subplots(1, 3, sharex=True), contenders.OPERATIONS, strict=True):
-        over_limit, factors = resnet50(operation, "NCHW")
-        shares = {"cbn": 1 / over_limit} | {name: 1 / over_limit / factor for name, factor in factors.items()}
-        names = sorted(shares, key=shares.get)
-        axes.barh([NAMES[name] for name in names], [shares[name] for name in names], color=[COLORS[n] for n in names])
+        found = shares(operation)
+        names = sorted(found, key=found.get)
+        axes.barh([NAMES[name] for name in names], [found[name] for name in names], color=[COLORS[n] for n in names])
         axes.axvline(1, color="black", linewidth=1)
         axes.set(title=operation, xlim=(0, 1.1), xticks=[0, 0.5, 1], xticklabels=["0", "50 %", "100 %"])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("speed, as a share of a copy's (for backward: of an addition's)", fontsize="medium")
-    figure.savefig(path, metadata={"Date": None} if str(path).endswith("svg") else {})
+    limit = "speed as a share of the limit's: of a copy, for backward of an addition"
+    text = f"{limit} (NCHW, float32, ResNet-50, {result('run')['threads']} threads)"
+    figure.supxlabel(text, fontsize="medium")
+    figure.savefig(path, metadata={"Date": None, "Description": drawn()})
+
+
+def main():
+    """Draw the plot into this file; with --check compare what it shows with the results."""
+    *flags, path = sys.argv[1:]
+    if flags != ["--check"]:
+        draw(path)
+    elif escape(drawn()) not in Path(path).read_text():
+        sys.exit(f"{path} must show the newest results; got others")
 
 
 # --- variants.py: performance ---
@@ -150,8 +177,10 @@ def options():
                 cells.append(", ".join(f"{row['over_plain']:.2f}" for row in both))
                 traffic = both[0]["traffic_over_plain"]
             rows.append([variant if operation == operations[0] else "", f"{operation} [{traffic:.2f}]", *cells])
-    return table(["option", "operation", "NCHW 26 MB, 205 MB", "NHWC 26 MB, 205 MB"], rows, text=2)
+    sizes = [f"{4e-6 * math.prod(result(name)['shape']):.0f} MB" for name in ("variants", "variants_large")]
+    header = ["option", "operation", *(f"{layout} {', '.join(sizes)}" for layout in ("NCHW", "NHWC"))]
+    return table(header, rows, text=2)
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1])
+    main()

@@ -42,7 +42,8 @@ def torch_steps():
     for name, title in names.items():
         found = [v for key, v in ratios.items() if key.startswith(f"training step, {name}, ")]
         rows.append([title, *(f"{value:.2f}" for value in found)])
-    return table(["a training step, 16 images of 224x224", *LAYOUTS], rows)
+    size = next(key for key in ratios if key.startswith("training step")).rpartition(", ")[2]
+    return table([f"a training step, images {size}", *LAYOUTS], rows)
 
 
 def torch_gain():

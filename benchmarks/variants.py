@@ -242,7 +242,8 @@ def main():
             line = f"{layout:7}{row['operation']:11}{row['variant']:28}{1e3 * row['seconds']:8.2f}"
             line += f"{row['over_plain']:8.2f}{row['traffic_over_plain']:9.2f}"
             print(f"{line}{xlimit:>8}{torch:>7}", flush=True)
-    write_json(options.json, {"machine": machine.machine(), "threads": options.threads, "rows": rows})
+    found = {"machine": machine.machine(), "threads": options.threads, "shape": options.shape, "rows": rows}
+    write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,10 @@ html_sidebars = {"tutorial": []}  # which has no section to navigate
 
 # links that are right in the repository, and the pages here that have those files
 OUTSIDE = {
+    r"\.\./CHANGELOG\.md": "changes.md",
+    r"\.\./CONTRIBUTING\.md": "contributing.md",
     r"\.\./SECURITY\.md": "security.md",
+    r"\.\./benchmarks/README\.md": "benchmarks.md",
     r"\.\./examples/service/README\.md": "service.md",
     r"\.\./examples/effects/(\w+)\.py": r"effects/\1.rst",
 }

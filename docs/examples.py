@@ -1,7 +1,7 @@
 """examples: runs the examples of each page, and of each docstring in the reference, when the site is built.
 
 A page says what its examples need besides cbn in a comment: <!-- needs: torch keras -->. Where that is not installed
-they are not run, and the build says so; it fails if they must: -D all_examples=1.
+they are not run, and the build and the page say so; it fails if they must: -D all_examples=1.
 """
 
 import contextlib
@@ -41,6 +41,8 @@ def run_page(app, docname, source):
         LOG.warning("the examples need %s", ", ".join(missing), location=docname)
     else:
         LOG.info("%s: the examples were not run, they need %s", docname, ", ".join(missing))
+        note = f"> When this site was built, the examples of this page were not run: they need {', '.join(missing)}."
+        source[0] = re.sub("<!-- needs: .+ -->", note, source[0])
 
 
 def run_docstring(app, what, name, obj, options, lines):

@@ -54,7 +54,7 @@ def test_pages(page, tmp_path, monkeypatch):
     )
 
 
-SYSTEMS = ("dask", "flax", "keras", "onnx", "sklearn", "torch")
+SYSTEMS = ("communicators", "dask", "flax", "keras", "mpi", "onnx", "sklearn", "torch")
 PUBLIC = [(cbn, name) for name in cbn.__all__]
 PUBLIC += [(m, n) for s in SYSTEMS for m in [importlib.import_module(f"cbn.interop.{s}")] for n in m.__all__]
 
@@ -69,3 +69,9 @@ def test_public_names(module, name):
     if inspect.isfunction(obj) and inspect.signature(obj).parameters:
         for parameter in inspect.signature(obj).parameters:
             assert parameter in obj.__doc__, f"{name} does not document {parameter}"
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC])
+def test_reference(module, name):
+    pages = " ".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.rst"))
+    assert re.search(rf"\b{name}\b", pages), f"{name} has no place in the reference"

@@ -50,6 +50,7 @@ def test_examples_that_need_what_is_missing(tmp_path):
     wrong = page(">>> 1 + 1\n3", "<!-- needs: sys no_such_library -->")
     status, said = build(tmp_path, wrong)
     assert status == 0 and "the examples were not run, they need no_such_library" in said
+    assert "they need no_such_library" in (tmp_path / "site" / "index.html").read_text()
     (tmp_path / "again").mkdir()
     status, said = build(tmp_path / "again", wrong, "-D", "all_examples=1")
     assert status != 0 and "the examples need no_such_library" in said
