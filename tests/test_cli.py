@@ -180,7 +180,7 @@ def test_help(name, capsys):
         cli.main([*([name] if name else []), "--help"])
     text = capsys.readouterr().out
     assert text.startswith(f"usage: python -m cbn{f' {name}' if name else ''} ")
-    assert "exit status: 0" in text and "--json" in text
+    assert "exit status: 0" in text and "--json" in text and ("1 if " in text) == (name != "config")
     assert f"  python -m cbn {name or 'bench'} " in text.partition("example")[2]
     assert ("--plot" in text) == (name != "config") and max(map(len, text.splitlines())) < 100
     if name is None:
@@ -209,14 +209,16 @@ def test_plots(part, saved, tmp_path):
 def test_plots_that_cannot_be_written(saved, tmp_path):
     pytest.importorskip("matplotlib")
     x = saved(normal(40, 3))
-    assert "--plot must end in one of ." in refused("bench", "--plot", tmp_path / "p.numbers")
-    assert "--plot must end in one of ." in refused("check", "--plot", tmp_path / "p")
+    kinds = "--plot must end in one of .png, .svg, .pdf, .jpg; got"
+    for name in ("p.numbers", "p", "p.pgf", "p.ps"):  # .pgf would give names in models to LaTeX
+        assert kinds in refused("check", "--plot", tmp_path / name)
     assert "--plot must be a file that can be written; got" in refused("check", "--plot", tmp_path / "none" / "p.png")
     both = tmp_path / "p.png"
     assert "--plot must be a file of its own; got" in refused("check", "--plot", both, "--json", both)
     (tmp_path / "full.png").symlink_to("/dev/full")
-    done = run("check", "--input", x, "--plot", tmp_path / "full.png", status=2)
+    done = run("check", "--input", x, "--plot", tmp_path / "full.png", "--json", tmp_path / "x.json", status=2)
     assert "cbn: --plot must be a file that can be written; got" in done.stderr and "No space left" in done.stderr
+    assert json.loads((tmp_path / "x.json").read_text())["ok"]  # the plot comes last
 
 
 def test_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch, capsys):
@@ -278,7 +280,25 @@ def test_interrupt_ends_quietly():
 def test_a_full_disk():
     with open("/dev/full", "w") as full:
         _, errors = started("config", stdout=full).communicate(timeout=30)
-    assert errors.startswith("cbn: the system must have what this takes; got ") and errors.count("\n") == 1
+    assert errors == "cbn: the output, or a file, must be there and have room; got No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "memory must be enough for this; got no more"),
+        (MemoryError("Unable to allocate 2 TiB"), "memory must be enough for this; got Unable to allocate 2 TiB"),
+        (OSError(5, "Input/output error", "x\033.npy"), "x?.npy must be there and have room; got Input/output error"),
+    ],
+)
+def test_what_the_system_lacks_is_named(error, text, monkeypatch, capfd):
+    def lacking():
+        raise error
+
+    monkeypatch.setattr(cli, "_drop_output", lambda: None)
+    monkeypatch.setattr(machine_command.runtime, "config", lacking)
+    assert cli.main(["config"]) == 2
+    assert capfd.readouterr().err == f"cbn: {text}\n"
 
 
 def test_a_reader_that_leaves_ends_it_quietly():

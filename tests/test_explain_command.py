@@ -49,6 +49,9 @@ def test_plot(files):
         assert plot.read_bytes().startswith(b"\x89PNG")
         plot.unlink()
     assert "--plot must end in one of ." in refused("explain", x, y, "--plot", y)
+    plot.symlink_to("/dev/full")
+    run("explain", x, y, "--plot", plot, "--json", files / "found.json", status=2)
+    assert json.loads((files / "found.json").read_text())["ways"]  # the plot comes last
     taken = y.rename(files / "y.png")
     assert "--plot must be a file of its own; got" in refused("explain", x, taken, "--plot", taken)
 

@@ -128,6 +128,18 @@ def test_what_nothing_fits(y, tmp_path):
     assert all(np.isfinite(line.get_xdata()).all() for axes in pictures for line in axes.lines)
 
 
+def test_distances_off_the_axis(tmp_path):
+    """Too large ones stand at the edge, those that are no numbers there with a marker of their own."""
+    series = {"batch": {"a": 3.0, "b": 1e30, "c": 0.0}, "running": {"a": np.nan, "b": np.inf, "c": 1e9}}
+    (axes,) = drawn(plots.of_distances({"y": series}), tmp_path)
+    shown = points(axes)
+    assert shown["with batch"] == [3, 1e9, 1e-2] and shown["with running"] == [1e9]
+    assert shown["with running: no number"] == [1e9, 1e9] and "with batch: no number" not in shown
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["with running: no number"].get_color() == lines["with running"].get_color()
+    assert "beyond 1e9 at the edge" in axes.get_xlabel()
+
+
 # --- fold ---
 
 

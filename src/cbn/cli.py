@@ -67,8 +67,8 @@ def parser():
     _add_options(top, machine_command, "the comparison")
     commands = top.add_subparsers(dest="command", title="subcommands", metavar="SUBCOMMAND")
     for module in (machine_command, explain_command, fold_command):
-        for name, (summary, text, example, drawn) in module.COMMANDS.items():
-            epilog = f"example:\n  {PROGRAM} {name} {example}\n\n{STATUS.format(module.STATUS)}"
+        for name, (summary, text, example, drawn, wrong) in module.COMMANDS.items():
+            epilog = f"example:\n  {PROGRAM} {name} {example}\n\n{STATUS.format(wrong)}"
             one = commands.add_parser(name, help=summary, description=text, epilog=epilog)
             _add_options(one, module, drawn)
     return top
@@ -78,7 +78,7 @@ def _add_options(one, module, drawn):
     module.add_options(one, drawn)
     one.add_argument("--json", metavar="FILE", type=Path, help="write the results there, too")
     if drawn:
-        text = f"draw {drawn}, as .png, .svg, .pdf or others (needs pip install 'cbn[plot]')"
+        text = f"draw {drawn}, as {', '.join(plots.KINDS)} (needs pip install 'cbn[plot]')"
         one.add_argument("--plot", metavar="FILE", type=Path, help=text)
     one.set_defaults(run=module.run)
 
@@ -114,8 +114,16 @@ def main(arguments=None):
         return 141
     except (OSError, MemoryError) as error:
         _drop_output()
-        print(f"cbn: the system must have what this takes; got {error or 'no more memory'}", file=sys.stderr)
+        print(f"cbn: {_lacking(error)}", file=sys.stderr)
         return 2
+
+
+def _lacking(error):
+    """What there is too little of, as far as that is known."""
+    if isinstance(error, MemoryError):
+        return UserError(f"memory must be enough for this; got {str(error) or 'no more'}")
+    name = error.filename or "the output, or a file,"  # which error it was is known only of what was opened
+    return UserError(f"{name} must be there and have room; got {error.strerror or error}")
 
 
 def _drop_output():

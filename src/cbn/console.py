@@ -9,9 +9,16 @@ import sys
 import time
 from contextlib import contextmanager
 
-__all__ = ["Progress", "followed", "print_table", "say"]
+from . import reading
+
+__all__ = ["Progress", "clean", "followed", "print_table", "say"]
 
 STYLES = {"ok": "green", "FAILED": "bold red", "DIFFER": "bold red"}  # of cells
+
+
+def clean(text):
+    """A name, of a file or within one, without what a terminal would obey."""
+    return reading.shown(text, len(text))
 
 
 def is_terminal(stream):

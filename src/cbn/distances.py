@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _core, conventions, reference
 from .arrays import real
-from .evidence_of_running import explain_running, variances
+from .evidence_of_running import average, variances
 from .evidence_of_y import distance_of_y, sources_of
 from .observed import State, finite, given_y
 
@@ -26,21 +26,15 @@ def distances(found, x, y=None, state=None, *, before=None, axis=1):
     with np.errstate(all="ignore"):
         statistics = reference.statistics(x, axis)
         if y is not None:
-            places = {c.name: (c.eps, c.eps_place) for c in known}
-            other = {(way.eps[0], way.eps_place): None for way in found.ways if not _is_own(way, known)}
-            places |= {f"eps {eps:g} {place}": (eps, place) for eps, place in other}
-            answer["y"] = {
-                name: _by_name(distance_of_y(x, y, axis, after, old, *source, bool(found.activation)), places)
-                for name, source in sources_of(statistics, after, old).items()
-            }
+            eps = {c.name: (c.eps, c.eps_place) for c in known}
+            others = {(way.eps[0], way.eps_place) for way in found.ways if not _is_own(way, known)}
+            eps |= {f"eps {value:g} {place}": (value, place) for value, place in sorted(others)}
+            answer["y"] = {}
+            for name, source in sources_of(statistics, after, old).items():
+                distance = distance_of_y(x, y, axis, after, old, *source, bool(found.activation))
+                answer["y"][name] = {label: distance(*one) for label, one in eps.items()}
         if after.var is not None and statistics[0] > 1 and (found.momentum is not None or not found.ways):
-            own = {c.name: (c.variance, 1 if c.momentum is None else c.weight_of_new(c.momentum)) for c in known}
-            answer["running_var"] = {"its own momentum": _of_var(statistics, after, old, own)}
-            if found.momentum is not None:
-                doubt = explain_running(statistics, after, old, False).get("doubt", 0.0)
-                same = {name: (kind, found.momentum) for name, (kind, _) in own.items()}
-                name = f"the momentum found, {found.momentum:.4g} of the new"
-                answer["running_var"][name] = _of_var(statistics, after, old, same, doubt)
+            answer["running_var"] = dict(_of_running_var(found, known, statistics, after, old))
     return answer
 
 
@@ -48,15 +42,16 @@ def _is_own(way, known):
     return any(c.eps in way.eps and c.eps_place == way.eps_place for c in known)
 
 
-def _by_name(distance, places):
-    return {name: distance(*place) for name, place in places.items()}
+def _of_running_var(found, known, statistics, after, old):
+    """The distances with each convention's own momentum, and with the one that was found."""
 
-
-def _of_var(statistics, after, old, ways, doubt=0.0):
-    """The distance of running_var for each kind of variance and weight of the new value."""
-
-    def distance(kind, new):
+    def distance(kind, new, doubt=0.0):
         kinds, allowed = variances(statistics, after, old, new, doubt)
         return float(np.max(np.abs(after.var - kinds[kind]) / allowed))
 
-    return _by_name(distance, ways)
+    own = {c.name: 1 if c.momentum is None else c.weight_of_new(c.momentum) for c in known}
+    yield "its own momentum", {c.name: distance(c.variance, own[c.name]) for c in known}
+    if found.momentum is not None:
+        doubt = average(statistics, after, old)[1]
+        name = f"the momentum found, {found.momentum:.4g} of the new"
+        yield name, {c.name: distance(c.variance, found.momentum, doubt) for c in known}

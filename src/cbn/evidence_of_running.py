@@ -4,7 +4,7 @@ import numpy as np
 
 from . import conventions
 
-__all__ = ["explain_running", "variances"]
+__all__ = ["average", "explain_running", "variances"]
 
 
 def explain_running(statistics, state, before, training):
@@ -12,21 +12,13 @@ def explain_running(statistics, state, before, training):
 
     `training` says whether y is known to be that of a training call.
     """
-    count, mean, m2 = statistics
+    mean = statistics[1]
     old_mean, old_var = (0 * mean, 0 * mean + 1) if before.mean is None else (before.mean, before.var)
-    precision, batch = max(state.precision, before.precision), m2 / count
-    step, moved = mean - old_mean, state.mean - old_mean
-    if not moved.any() and np.array_equal(state.var, old_var):
+    if not (state.mean - old_mean).any() and np.array_equal(state.var, old_var):
         text = f"the running statistics have not moved: {'' if training else 'evaluation, '}a momentum that keeps all"
         return {"notes": (f"{text}, or `before` is no copy (of a torch state: clone each tensor)",)}
-    rounding = 2 * precision * np.maximum(np.abs(old_mean), np.abs(state.mean)) + state.spacing
-    square = float((step**2).sum())
-    new = float((moved * step).sum() / square)
-    sums = 4 * precision * abs(new) * np.sqrt(batch)  # of the other system's mean, beside a mean near 0
-    doubt = float(((rounding + sums) * np.abs(step)).sum() / square)
-    others = 1e-5 * abs(new) * (np.abs(mean) + np.sqrt(batch))  # what other systems' float32 statistics are off by
-    is_average = (np.abs(moved - new * step) <= 4 * rounding + others).all()
-    if not (is_average and -4 * doubt <= new <= 1 + 4 * doubt + 1e-4):
+    new, doubt, is_average = average(statistics, state, before)
+    if not is_average:
         text = "running_mean is no average of the old one and the batch's mean"
         return {"refuted": True, "notes": (f"{text}: {_why_not(state, before)}",)}
     if doubt > 0.1:
@@ -45,6 +37,21 @@ def explain_running(statistics, state, before, training):
         "doubt": doubt,
         "notes": notes + _calls(new, doubt, state),
     }
+
+
+def average(statistics, state, before):
+    """Return the weight of the new value in running_mean, how far the states leave it open, and whether it is one."""
+    count, mean, m2 = statistics
+    old, deviation = 0 * mean if before.mean is None else before.mean, np.sqrt(m2 / count)
+    step, moved, precision = mean - old, state.mean - old, max(state.precision, before.precision)
+    rounding = 2 * precision * np.maximum(np.abs(old), np.abs(state.mean)) + state.spacing
+    square = float((step**2).sum())
+    new = float((moved * step).sum() / square)
+    sums = 4 * precision * abs(new) * deviation  # of the other system's mean, beside a mean near 0
+    doubt = float(((rounding + sums) * np.abs(step)).sum() / square)
+    others = 1e-5 * abs(new) * (np.abs(mean) + deviation)  # what other systems' float32 statistics are off by
+    fits = (np.abs(moved - new * step) <= 4 * rounding + others).all()
+    return new, doubt, bool(fits and -4 * doubt <= new <= 1 + 4 * doubt + 1e-4)
 
 
 def variances(statistics, state, before, new, doubt):

@@ -9,9 +9,8 @@ from .distances import distances
 from .explanation import explain
 from .files import UserError, check_target, read_array, read_arrays, write_json
 
-__all__ = ["COMMANDS", "STATUS", "add_options", "run"]
+__all__ = ["COMMANDS", "add_options", "run"]
 
-STATUS = "1 if nothing fits, "
 COMMANDS = {
     "explain": (
         "which convention made the y of another system",
@@ -20,6 +19,7 @@ COMMANDS = {
         "of the batch or the running ones normalized it.",
         "x.npy y.npy state.npz --before before.npz --plot why.png",
         "how far each convention is from what was given",
+        "1 if nothing fits, ",
     )
 }
 
@@ -58,8 +58,8 @@ def run(options):
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
     print(found)
-    if options.plot:
-        plots.save(plots.of_distances(distances(found, x, **given, axis=options.axis)), options.plot)
     if options.json:
         write_json(options.json, asdict(found))
+    if options.plot:
+        plots.save(plots.of_distances(distances(found, x, **given, axis=options.axis)), options.plot)
     return 0 if found.conventions else 1

@@ -19,9 +19,8 @@ from .interop.run_onnx import external
 from .interop.verify_onnx import Agreement, Original
 from .libraries import library
 
-__all__ = ["COMMANDS", "STATUS", "add_options", "run"]
+__all__ = ["COMMANDS", "add_options", "run"]
 
-STATUS = "also if nothing could be folded, 1 if the result differs\nor could not be verified, and is not written, "
 COMMANDS = {
     "fold": (
         "an ONNX model without its batch norms",
@@ -29,6 +28,7 @@ COMMANDS = {
         "verify the result with ONNX Runtime (needs pip install 'cbn[onnx]').",
         "model.onnx out.onnx --plot differences.png",
         "the differences of the two models and their bounds",
+        "also if nothing could be folded, 1 if the result differs\nor could not be verified, and is not written, ",
     )
 }
 
@@ -77,10 +77,10 @@ def _run(options):
     _print(found, result, ok, options)
     if ok and kept:
         print(f"kept:   {', '.join(kept)}, which the model no longer uses")
-    if options.plot:
-        _draw(result, options.plot)
     if options.json:
         write_json(options.json, _answer(found, result, ok))
+    if options.plot:
+        _draw(result, options.plot)
     return 0 if ok else 1
 
 

@@ -12,7 +12,7 @@ from .files import UserError, check_target, read_array, write_json
 __all__ = ["COMMANDS", "STATUS", "add_options", "run"]
 
 STATUS = "1 if a result is wrong, "
-# what each is, in a line; more of it; an example; what its plot shows
+# what each is, in a line; more of it; an example; what its plot shows; which status it may have beside 0 and 2
 COMMANDS = {
     "check": (
         "results against the oracle",
@@ -21,6 +21,7 @@ COMMANDS = {
         "within their bounds, and bits must be the same with 1, 2 and 3 threads.",
         "--quick --plot errors.png",
         "all errors and their bounds",
+        STATUS,
     ),
     "bench": (
         "speed beside that of others",
@@ -28,12 +29,14 @@ COMMANDS = {
         "of NumPy, the oracle, and torch and ONNX Runtime where they are installed.",
         "--plot speed.png",
         "the comparison",
+        STATUS,
     ),
     "config": (
         "what was detected",
         "Show the versions, the CPU, its instruction sets, OpenMP, and the number of\nthreads that calls will use.",
         "--json machine.json",
         None,
+        "",
     ),
 }
 CHECKED = ("forward", "backward", "running", "inference", "fused", "masked")
@@ -176,9 +179,9 @@ def run(options):
         rows = results["comparison"] = bench(given, options.quick)
         print(end="" if part else "\n")
         print_comparison(rows, load)
-    if options.plot:
-        plots.save(plots.of_check(rows) if part == "check" else plots.of_comparison(rows), options.plot)
     results["ok"] = all(row["ok"] for name in ("check", "comparison") for row in results.get(name, ()))
     if options.json:
         write_json(options.json, results)
+    if options.plot:
+        plots.save(plots.of_check(rows) if part == "check" else plots.of_comparison(rows), options.plot)
     return 0 if results["ok"] else 1

@@ -4,13 +4,15 @@ import importlib.util
 import math
 
 from .comparison import OPERATIONS, shape_text
+from .console import clean
 from .files import UserError
 from .libraries import library
 
-__all__ = ["check_kind", "of_agreement", "of_check", "of_comparison", "of_distances", "save"]
+__all__ = ["KINDS", "check_kind", "of_agreement", "of_check", "of_comparison", "of_distances", "save"]
 
+KINDS = (".png", ".svg", ".pdf", ".jpg")  # some of matplotlib's others start LaTeX, on names in a stranger's model
 MOST = 40  # values of a model that are shown
-COLOURS = {
+COLORS = {
     "cbn": "tab:red",
     "numpy": "tab:gray",
     "oracle": "lightgray",
@@ -25,18 +27,15 @@ def check_kind(path):
     """Refuse a file that cannot be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot must have matplotlib (pip install 'cbn[plot]'); got no such module")
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix[1:].lower() not in kinds:
-        raise UserError(f"--plot must end in one of .{', .'.join(sorted(kinds))}; got {path}")
+    if path.suffix.lower() not in KINDS:
+        raise UserError(f"--plot must end in one of {', '.join(KINDS)}; got {path}")
 
 
 def save(figure, path):
     """Write a figure into the file that --plot names."""
     try:
         figure.savefig(path, dpi=150)
-    except Exception as error:  # of whatever writes that kind: a full disk, no LaTeX
+    except Exception as error:  # of whatever writes that kind: a full disk
         raise UserError(f"--plot must be a file that can be written; got {path}: {error}") from None
 
 
@@ -46,8 +45,9 @@ def _figure(width, height):
 
 def _rows(axes, names):
     """A row for each name, the first at the top."""
-    shown = [name if len(name) <= 40 else f"...{name[-37:]}" for name in names]
-    axes.set_yticks(range(len(names)), shown, parse_math=False)  # of names with $, too
+    texts = ["\n".join(map(clean, name.split("\n"))) for name in names]
+    texts = [text if len(text) <= 40 else f"...{text[-37:]}" for text in texts]
+    axes.set_yticks(range(len(names)), texts, parse_math=False, usetex=False)  # of names with $, too
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
@@ -100,7 +100,7 @@ def of_comparison(rows):
             shown = {k: row for k, row in enumerate(some) if name in row["seconds"]}
             speeds = [_speed(row, name) for row in shown.values()]
             places = [k - 0.4 + width * (i + 0.5) for k in shown]
-            bars = axes.barh(places, speeds, 0.9 * width, color=COLOURS[name], label=name)
+            bars = axes.barh(places, speeds, 0.9 * width, color=COLORS[name], label=name)
             axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=7, bbox={"color": "white", "pad": 0.5})
         copies = [row["gigabytes_per_second"] / row["share_of_copy"] for row in some]
         ends = [k - 0.45 for k in range(len(some))], [k + 0.45 for k in range(len(some))]
@@ -133,12 +133,17 @@ def of_distances(distances):
     for axes, (quantity, series) in zip(pictures, distances.items(), strict=True):
         names = list(next(iter(series.values())))
         for k, (source, by_name) in enumerate(series.items()):
-            places = [row + 0.16 * (k - (len(series) - 1) / 2) for row in range(len(names))]
-            shown = [1e9 if math.isnan(by_name[name]) else min(max(by_name[name], 1e-2), 1e9) for name in names]
-            axes.plot(shown, places, MARKERS[k], label=f"with {source}", alpha=0.8)
+            places = {name: row + 0.16 * (k - (len(series) - 1) / 2) for row, name in enumerate(names)}
+            shown = {name: min(max(by_name[name], 1e-2), 1e9) for name in names if math.isfinite(by_name[name])}
+            y = [places[name] for name in shown]
+            (line,) = axes.plot(list(shown.values()), y, MARKERS[k], label=f"with {source}", alpha=0.8)
+            if odd := [place for name, place in places.items() if name not in shown]:
+                edge = [1e9] * len(odd)
+                axes.plot(edge, odd, "x", label=f"with {source}: no number", color=line.get_color(), clip_on=False)
         axes.axvline(1, **BOUND)
         axes.axvspan(5e-3, 1, color="tab:green", alpha=0.1, label="explained by rounding")
-        axes.set(xscale="log", xlim=(5e-3, 2e9), xlabel="largest distance / what rounding explains", title=quantity)
+        axes.set(xscale="log", xlim=(5e-3, 2e9), title=quantity)
+        axes.set_xlabel("largest distance / what rounding explains; beyond 1e9 at the edge")
         _rows(axes, names)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.suptitle("How far each convention is from what was given")
@@ -153,12 +158,12 @@ def of_agreement(agreement):
     axes = figure.subplots()
     least = min(one.bound for one in shown) * 1e-6
     most = max(one.bound for one in shown) * 1e4
-    for good, colour, label in ((True, "tab:green", "difference"), (False, "tab:red", "difference, too large")):
+    for good, color, label in ((True, "tab:green", "difference"), (False, "tab:red", "difference, too large")):
         some = [(k, one) for k, one in enumerate(shown) if one.ok == good]
         places, errors = [k for k, _ in some], [min(max(one.error, 2 * least), most / 2) for _, one in some]
         if some:
-            axes.hlines(places, least, errors, color=colour)
-            axes.plot(errors, places, "o", color=colour, label=label)
+            axes.hlines(places, least, errors, color=color)
+            axes.plot(errors, places, "o", color=color, label=label)
     axes.plot([one.bound for one in shown], range(len(shown)), "|", color="black", markersize=14, label="bound")
     axes.set(xscale="log", xlim=(least, most), xlabel="difference / largest value; of integers, share that differs")
     _rows(axes, [one.output for one in shown])

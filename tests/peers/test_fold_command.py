@@ -91,6 +91,10 @@ def test_plot(model, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out, plot = tmp_path / "out.onnx", tmp_path / "p.png"
     assert main(capsys, model, out, "--plot", plot)[0] == 0 and plot.read_bytes().startswith(b"\x89PNG")
+    (full := tmp_path / "full.png").symlink_to("/dev/full")
+    out.unlink()
+    assert main(capsys, model, out, "--plot", full, "--json", tmp_path / "a.json")[0] == 2
+    assert out.exists() and json.loads((tmp_path / "a.json").read_text())["ok"]  # the plot comes last
     taken = model.rename(tmp_path / "model.png")
     assert "--plot must be a file of its own; got" in main(capsys, taken, out, "--plot", taken)[2]
     assert "--plot must be a file of its own; got" in main(capsys, taken, plot, "--plot", plot)[2]
