@@ -27,8 +27,8 @@ def distances(found, x, y=None, state=None, *, before=None, axis=1):
         statistics = reference.statistics(x, axis)
         if y is not None:
             eps = {c.name: (c.eps, c.eps_place) for c in known}
-            others = {(way.eps[0], way.eps_place) for way in found.ways if not _is_own(way, known)}
-            eps |= {f"eps {value:g} {place}": (value, place) for value, place in sorted(others)}
+            others = [(way.eps[0], way.eps_place) for way in found.ways if not _is_own(way, known)]
+            eps |= {f"eps {value:g} {place}": (value, place) for value, place in others}
             answer["y"] = {}
             for name, source in sources_of(statistics, after, old).items():
                 distance = distance_of_y(x, y, axis, after, old, *source, bool(found.activation))
