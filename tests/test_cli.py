@@ -49,8 +49,10 @@ def normal(*shape, dtype=np.float32):
 # --- the parts ---
 
 
-def test_config_shows_what_was_detected():
+def test_config_shows_what_was_detected(capsys):
     output = run("config").stdout
+    cbn.show_config()
+    assert output == capsys.readouterr().out
     assert cbn.__version__ in output and ", ".join(cbn.available_isas()) in output and np.__version__ in output
 
 

@@ -73,6 +73,60 @@ def test_each_step_is_told(monkeypatch, library, total):
         assert text == f"\r\x1b[Kdoing 2{of}: this\r\x1b[Kdoing 3{of}: that [bold]\r\x1b[K"
 
 
+WILD = "a\x1b]0;title\x07\r\nb\x9b2J\udcff"  # what a file may be called, or a model's output
+SHOWN = "a?]0;title???b?2J?"
+
+
+def test_names_that_a_terminal_would_obey(monkeypatch, library):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    with console.Progress("doing", 1) as progress:
+        progress(WILD)
+    console.print_table(["name", WILD], [[WILD, "1"]], left=1)
+    console.say(WILD)
+    console.say(WILD, "bold")
+    for text, times in ((sys.stderr.getvalue(), 1), (sys.stdout.getvalue(), 4)):
+        assert text.count(SHOWN) == times + (times == 1 and bool(library))  # rich writes the bar once more at its end
+        assert not set("\x07\x9b\udcff") & set(text) and "\x1b]" not in text
+
+
+def test_long_lines_are_cut(monkeypatch, library):
+    """So that a terminal does not break them, of which only the last row would be cleared."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "20")
+    with console.Progress("doing", 3) as progress:
+        progress("x" * 100)
+    rows = without_codes(sys.stderr.getvalue()).replace("\r", "\n").splitlines()
+    assert max(map(len, rows)) == (20 if library else 19)
+    assert library or "doing 1 of 3: xxxxx" in rows
+
+
+def test_the_width_is_that_of_the_terminal_with_the_progress(monkeypatch):
+    """Also if standard output is a file."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 30, 0, 0))
+    with os.fdopen(follower, "w") as stream, open(os.devnull, "w") as file:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "__stdout__", file)
+        with console.Progress("doing", 3) as progress:
+            progress("x" * 100)
+        text = os.read(leader, 1 << 12).decode()
+    os.close(leader)
+    assert text == f"\r\x1b[Kdoing 1 of 3: {'x' * 15}\r\x1b[K"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_for_terminals_only(monkeypatch, capsys, terminal):
+    if terminal:
+        monkeypatch.setattr(sys, "stderr", Terminal())
+    with console.Progress("doing", 2, lines=False) as progress:
+        progress("this")
+    assert bool(sys.stderr.getvalue() if terminal else capsys.readouterr().err) == terminal
+
+
 def test_lines_now_and_then(monkeypatch, capsys, library):
     """In files, and on terminals that know no escape codes."""
     for dumb in (False, True):
@@ -153,8 +207,24 @@ def test_tables_on_terminals(monkeypatch, library, columns):
             ["longer", "3.5", "4", "!"],
             ["longer", "FAILED"],
         ]
-    elif not library:
+    elif library:  # which breaks the words
+        assert max(map(len, lines)) == 5
+        parts = [part.splitlines() for part in "\n".join(lines).split("\n\n")]
+        columns = [["".join(line[cut] for line in part).replace(" ", "") for part in parts] for cut in (slice(1), slice(3, 5))]
+        assert columns == [["name─a[b]longer"] * 3, ["first──13.5", "second──224!", "result──okFAILED"]]
+    else:
         assert [line.split()[-1] for line in lines if line.startswith("longer")] == ["3.5", "!", "FAILED"]
+
+
+def test_tables_whose_columns_are_all_flush_left(monkeypatch, library):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    console.print_table(["a", "b"], [["c!", "d"]], left=2)
+    assert [line.split() for line in without_codes(sys.stdout.getvalue()).splitlines() if "─" not in line] == [
+        ["a", "b"],
+        ["c!", "d"],
+    ]
+    assert "31m" not in sys.stdout.getvalue()  # a name with ! is none that is marked with it
 
 
 def test_styled_lines(monkeypatch, capsys, library):
@@ -212,6 +282,25 @@ def test_terminal(array, columns):
     table = without_codes(text.rpartition("Self-check against")[2].partition("A cell is")[0])
     assert all(len(line.rstrip()) <= columns for line in table.splitlines()[1:]) and "same" in table
     assert table.count("x.npy") == (1 if columns == 120 else 4)
+
+
+@pytest.mark.parametrize("columns", [100, 30])
+def test_config_on_a_terminal(columns):
+    pytest.importorskip("rich")
+    text, status = on_terminal("config", columns=columns)
+    rows = without_codes(text).splitlines()
+    assert status == 0 and rows[0].split() == ["what", "detected"] and "\x1b[1m" in text
+    assert max(len(row.rstrip()) for row in rows) <= columns
+    assert ["numpy", np.__version__] in [row.split() for row in rows]
+
+
+def test_explain_on_a_terminal(tmp_path):
+    pytest.importorskip("rich")
+    x = np.random.default_rng(0).standard_normal((8, 3)) / 20
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", cbn.BatchNorm(3, eps=1e-3, dtype=np.float64)(x))
+    text, status = on_terminal("explain", tmp_path / "x.npy", tmp_path / "y.npy")
+    assert status == 0 and re.search(r"\x1b\[32mfits: .*keras", text) and "\x1b[33mdiffers: eps is 0.001" in text
 
 
 def test_interrupt_takes_the_bar_away():

@@ -7,13 +7,13 @@ import os
 import shutil
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from . import reading
 
-__all__ = ["Progress", "clean", "followed", "print_table", "say"]
+__all__ = ["Progress", "clean", "followed", "is_terminal", "print_table", "say"]
 
-STYLES = {"ok": "green", "FAILED": "bold red", "DIFFER": "bold red"}  # of cells
+STYLES = {"ok": "green", "FAILED": "bold red", "DIFFER": "bold red", "folded": "green", "left": "yellow"}  # of cells
 
 
 def clean(text):
@@ -35,13 +35,21 @@ def rich_console(stream):
     return Console(file=stream, highlight=False)
 
 
+def _columns(stream):
+    """The width of a terminal."""
+    own = 80
+    with suppress(OSError):  # of one that is none to the system
+        own = os.get_terminal_size(stream.fileno()).columns
+    return shutil.get_terminal_size((own, 24)).columns  # which asks COLUMNS and standard output first
+
+
 def say(text, style=None):
-    """Print lines, in a style of rich's where it can be."""
+    """Print a line, in a style of rich's where it can be."""
     console = rich_console(sys.stdout) if style else None
     if console is None:
-        print(text)
+        print(clean(text))
     else:
-        console.print(text, style=style, markup=False, emoji=False, soft_wrap=True)
+        console.print(clean(text), style=style, markup=False, emoji=False, soft_wrap=True)
 
 
 # --- tables ---
@@ -52,6 +60,7 @@ def print_table(header, rows, left):
 
     On a terminal that is too narrow, one part of the columns after the other, each with the first ones.
     """
+    header, *rows = ([clean(text) for text in row] for row in (header, *rows))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     console = rich_console(sys.stdout)
     for number, columns in enumerate(_parts(widths, left)):
@@ -67,7 +76,7 @@ def print_table(header, rows, left):
 
 def _parts(widths, left):
     """The numbers of the columns that fit beside each other on a terminal; elsewhere of all."""
-    room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else math.inf
+    room = _columns(sys.stdout) if is_terminal(sys.stdout) else math.inf
     parts, used = [], 0
     for k in range(left, len(widths)):
         used += 2 + widths[k]
@@ -75,7 +84,7 @@ def _parts(widths, left):
             parts.append(list(range(left)))
             used = sum(widths[:left]) + 2 * left + widths[k]
         parts[-1].append(k)
-    return parts
+    return parts or [list(range(left))]
 
 
 def _print_rich(console, header, *rows, left):
@@ -87,7 +96,7 @@ def _print_rich(console, header, *rows, left):
     for k, name in enumerate(header):
         table.add_column(Text(name), justify="left" if k < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(text, STYLES.get(text, "bold red" if "!" in text else "")) for text in row))
+        table.add_row(*(Text(text, STYLES.get(text, "bold red" if " !" in text else "")) for text in row))
     console.print(table)
 
 
@@ -97,13 +106,13 @@ def _print_rich(console, header, *rows, left):
 class Progress:
     """Tells on stderr what is being done, as number how many of how many, within a `with` block.
 
-    By a bar of rich's; by one line that is rewritten; or, where that cannot be, by a line now and then.
+    By a bar of rich's; by one line that is rewritten; or, where that cannot be, by a line now and then, if `lines`.
     """
 
-    def __init__(self, what, total=0, done=0, pause=0.0):
+    def __init__(self, what, total=0, done=0, pause=0.0, lines=True):
         self.what, self.total, self.number, self.bar = what, total, done, None
         self.rewrites = is_terminal(sys.stderr)
-        self.pause, self.quiet_until = pause if self.rewrites else 2.0, 0.0
+        self.pause, self.quiet_until = pause if self.rewrites else 2.0, 0.0 if self.rewrites or lines else math.inf
 
     def __enter__(self):
         console = rich_console(sys.stderr)
@@ -126,12 +135,13 @@ class Progress:
         if time.monotonic() < self.quiet_until:
             return
         self.quiet_until = time.monotonic() + self.pause
+        text = clean(text)
         if self.bar is not None:
             self.bar.update(self.task, completed=self.number - 1, description=f"{self.what} {text}".strip())
             self.bar.refresh()
             return
         line = f"{self.what} {self.number}{f' of {self.total}' if self.total else ''}{text and f': {text}'}"
-        line = f"\r\033[K{line}" if self.rewrites else f"cbn: {line}\n"
+        line = f"\r\033[K{line[: _columns(sys.stderr) - 1]}" if self.rewrites else f"cbn: {line}\n"
         print(line, end="", file=sys.stderr, flush=True)
 
 

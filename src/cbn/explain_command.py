@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import plots
+from .console import say
 from .conventions import NAMES
 from .distances import distances
 from .explanation import explain
@@ -22,6 +23,10 @@ COMMANDS = {
         "1 if nothing fits, ",
     )
 }
+STYLES = {"fits": "green", "differs": "yellow", "note": "dim"}  # of lines, by their first words
+
+
+STYLES = {"fits": "green", "differs": "yellow", "note": "dim"}  # of lines, by their first words
 
 
 def add_options(parser, _):
@@ -57,7 +62,8 @@ def run(options):
         found = explain(x, **given, axis=options.axis, assumed=options.assumed)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from None
-    print(found)
+    for line in str(found).splitlines():
+        say(line, STYLES.get(line.partition(":")[0].partition(",")[0]))
     if options.json:
         write_json(options.json, asdict(found))
     if options.plot:

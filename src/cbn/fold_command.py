@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from . import plots, reading
-from .console import say
+from .console import Progress, is_terminal, print_table, say
 from .files import UserError, check_target, read_array, read_arrays, write_json
 from .interop.fold_onnx import fold
 from .interop.onnx_edit import loaded, save
@@ -64,19 +64,24 @@ def _run(options):
         raise UserError(f"out.onnx must be an ordinary file; got {options.target}")
     sample = None if options.sample is None else _read_sample(options.sample)
     try:
-        for name in ("onnx", "onnx_ir", "onnxruntime"):
-            library(name, "onnx")
-        model, weights = _read_model(options)
-        original = Original(model, sample)  # which refuses a broken graph
-        found = fold(model)
-        result, kept = _write(found, weights, options, original)
+        with Progress("folding:", 4, lines=False) as progress:
+            progress("reading")
+            for name in ("onnx", "onnx_ir", "onnxruntime"):
+                library(name, "onnx")
+            model, weights = _read_model(options)
+            progress("running the original")
+            original = Original(model, sample)  # which refuses a broken graph
+            progress("folding")
+            found = fold(model)
+            progress("comparing")
+            result, kept = _write(found, weights, options, original)
     except (ImportError, TypeError, ValueError) as error:
         of_inputs = sample is None and re.search("these inputs|at random", str(error))
         raise UserError(f"{error}{'; --sample may give others' if of_inputs else ''}") from None
     ok = isinstance(result, Agreement) and result.ok
     _print(found, result, ok, options)
     if ok and kept:
-        print(f"kept:   {', '.join(kept)}, which the model no longer uses")
+        say(f"kept:   {', '.join(kept)}, which the model no longer uses")
     if options.json:
         write_json(options.json, _answer(found, result, ok))
     if options.plot:
@@ -169,26 +174,35 @@ def _save(model, path, data, options):
 
 
 def _print(found, result, ok, options):
-    for norm, into, how in found.folded:
-        print(f"folded: {norm} into {into} ({how})")
-    for norm, reason in found.left:
-        print(f"left:   {norm}: {reason}")
+    _print_norms(found)
     agreement = result if isinstance(result, Agreement) else None
     for note in agreement.notes if agreement else ():
-        print(f"note:   {note}")
+        say(f"note:   {note}")
     total = len(found.folded) + len(found.left)
     count = f"{len(found.folded)} of {total} folded" if total else "nothing to fold: there is no BatchNormalization"
-    print(f"{count}; {result} ({'random input' if options.sample is None else options.sample.name})")
+    say(f"{count}; {result} ({'random input' if options.sample is None else options.sample.name})")
     if not ok:
         bound = f"the bound is {agreement.bound:g}; " if agreement and agreement.output else ""
         say(f"FAILED: {bound}{options.target} was not written", "bold red")
+
+
+def _print_norms(found):
+    if is_terminal(sys.stdout) and (found.folded or found.left):
+        rows = [["folded", norm, f"{into} ({how})"] for norm, into, how in found.folded]
+        rows += [["left", norm, reason] for norm, reason in found.left]
+        print_table(["result", "norm", "into what, or why not"], rows, left=3)
+        return
+    for norm, into, how in found.folded:
+        say(f"folded: {norm} into {into} ({how})")
+    for norm, reason in found.left:
+        say(f"left:   {norm}: {reason}")
 
 
 def _draw(result, path):
     if isinstance(result, Agreement) and result.each:
         plots.save(plots.of_agreement(result), path)
     else:
-        print(f"note:   nothing was compared, so that there is nothing to draw: {path} was not written")
+        say(f"note:   nothing was compared, so that there is nothing to draw: {path} was not written")
 
 
 def _answer(found, result, ok):

@@ -1,12 +1,13 @@
 """machine_command: `python -m cbn config`, `check` and `bench`, and all of them: what cbn does on this machine."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from . import comparison, plots, runtime, selfcheck
-from .console import Progress, print_table, say
+from .console import Progress, is_terminal, print_table, say
 from .files import UserError, check_target, read_array, write_json
 
 __all__ = ["COMMANDS", "STATUS", "add_options", "run"]
@@ -83,6 +84,13 @@ def read_input(path, axis):
 
 
 # --- printing ---
+
+
+def print_config():
+    if is_terminal(sys.stdout):
+        print_table(["what", "detected"], runtime.config_rows(), left=2)
+    else:
+        runtime.show_config()
 
 
 def print_check(rows):
@@ -169,7 +177,7 @@ def run(options):
     given = None if options.input is None else (options.input.name, *read_input(options.input, options.axis))
     part, results = options.command, {"config": runtime.config()}
     if part in (None, "config"):
-        runtime.show_config()
+        print_config()
     if part in (None, "check"):
         rows = results["check"] = check(given, options.quick)
         print(end="" if part else "\n")

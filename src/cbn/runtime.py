@@ -239,7 +239,12 @@ def config():
     }
 
 
+def config_rows():
+    """Names and texts of what was detected."""
+    return [[name, ", ".join(value) if isinstance(value, list) else str(value)] for name, value in config().items()]
+
+
 def show_config():
     """Print what was detected: versions, CPU, instruction sets, OpenMP, threads."""
-    for name, value in config().items():
-        print(f"{name:20}{', '.join(value) if isinstance(value, list) else value}")
+    for name, text in config_rows():
+        print(f"{name:20}{text}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 
@@ -14,6 +15,7 @@ ir = pytest.importorskip("onnx_ir")
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx_models import Build, constants, ops  # noqa: E402
 from test_cli import refused, run  # noqa: E402
+from test_console import Terminal, without_codes  # noqa: E402
 
 from cbn import cli, fold_command  # noqa: E402
 from cbn.interop.fold_onnx import fold  # noqa: E402
@@ -56,6 +58,25 @@ def test_answer(model, tmp_path):
     assert found["error"] == max(one["error"] for one in found["each"])
     assert ops(onnx.load(out)) == ["Conv", "Relu", "BatchNormalization"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.json", "model.onnx", "out.onnx"]
+
+
+def test_on_a_terminal(model, tmp_path, monkeypatch):
+    """A table, and what is being done; of a norm's name nothing that the terminal would obey."""
+    pytest.importorskip("rich")
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
+    given = onnx.load(model)
+    given.graph.node[1].name = "N\x1b[2J\n"
+    onnx.save(given, model)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert cli.main(["fold", str(model), str(tmp_path / "out.onnx")]) == 0
+    lines = [line.strip() for line in without_codes(sys.stdout.getvalue()).splitlines() if "─" not in line]
+    assert lines[0].split() == ["result", "norm", "into", "what,", "or", "why", "not"]
+    assert lines[1].split(maxsplit=2) == ["folded", "N?[2J?", "Z (Conv before it)"]
+    assert lines[2].split(maxsplit=2)[:2] == ["left", "Y"] and lines[-1].startswith("1 of 2 folded; largest")
+    steps = re.findall("folding: ([a-z ]+?) +━", without_codes(sys.stderr.getvalue()))
+    assert list(dict.fromkeys(steps)) == ["reading", "running the original", "folding", "comparing"]
 
 
 def test_in_place_and_nothing_to_fold(model, capsys):
