@@ -210,8 +210,10 @@ def test_tables_on_terminals(monkeypatch, library, columns):
     elif library:  # which breaks the words
         assert max(map(len, lines)) == 5
         parts = [part.splitlines() for part in "\n".join(lines).split("\n\n")]
-        columns = [["".join(line[cut] for line in part).replace(" ", "") for part in parts] for cut in (slice(1), slice(3, 5))]
-        assert columns == [["name─a[b]longer"] * 3, ["first──13.5", "second──224!", "result──okFAILED"]]
+        first, second = (
+            ["".join(line[cut] for line in part).replace(" ", "") for part in parts] for cut in (slice(1), slice(3, 5))
+        )
+        assert first == ["name─a[b]longer"] * 3 and second == ["first──13.5", "second──224!", "result──okFAILED"]
     else:
         assert [line.split()[-1] for line in lines if line.startswith("longer")] == ["3.5", "!", "FAILED"]
 
@@ -309,7 +311,7 @@ def test_interrupt_takes_the_bar_away():
     assert status == 130 and "Traceback" not in text and text.endswith("\x1b[2K") and "Comparison" not in text
 
 
-def test_no_colours_where_they_are_not_wanted(array):
+def test_no_colors_where_they_are_not_wanted(array):
     text, status = on_terminal("check", "--input", array, NO_COLOR="1")
     assert status == 0 and "Self-check: 1 of 1 ok" in text and not re.search(r"\x1b\[[0-9;]*3[0-9]", text)
 

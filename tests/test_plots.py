@@ -129,14 +129,14 @@ def test_what_nothing_fits(y, tmp_path):
 
 
 def test_distances_off_the_axis(tmp_path):
-    """Too large ones stand at the edge, those that are no numbers there with a marker of their own."""
+    """Too large ones stand at the edge, those that are not finite there with a marker of their own."""
     series = {"batch": {"a": 3.0, "b": 1e30, "c": 0.0}, "running": {"a": np.nan, "b": np.inf, "c": 1e9}}
     (axes,) = drawn(plots.of_distances({"y": series}), tmp_path)
     shown = points(axes)
     assert shown["with batch"] == [3, 1e9, 1e-2] and shown["with running"] == [1e9]
-    assert shown["with running: no number"] == [1e9, 1e9] and "with batch: no number" not in shown
+    assert shown["with running: not finite"] == [1e9, 1e9] and "with batch: no number" not in shown
     lines = {line.get_label(): line for line in axes.lines}
-    assert lines["with running: no number"].get_color() == lines["with running"].get_color()
+    assert lines["with running: not finite"].get_color() == lines["with running"].get_color()
     assert "beyond 1e9 at the edge" in axes.get_xlabel()
 
 
@@ -147,12 +147,12 @@ def test_agreement(tmp_path):
     each = (
         Agreement(2e-7, 1e-4, "y"),
         Agreement(0.0, 1e-4, "a"),
-        Agreement(3e-3, 1e-4, "wrong $x$ $"),
+        Agreement(3e-3, 1e-4, "wrong $x$ \033$"),
         Agreement(np.inf, 2e-2, "infinite"),
         Agreement(0.005, 1e-2, "/a/very/long/path/of/many/parts/as/torch/writes/them", counted=True),
     )
     (axes,) = drawn(plots.of_agreement(SimpleNamespace(each=each)), tmp_path)
-    assert rows_of(axes)[:2] == ["infinite", "wrong $x$ $"] and rows_of(axes)[2].endswith("/as/torch/writes/them")
+    assert rows_of(axes)[:2] == ["infinite", "wrong $x$ ?$"] and rows_of(axes)[2].endswith("/as/torch/writes/them")
     shown = points(axes)
     assert shown["bound"] == [2e-2, 1e-4, 1e-2, 1e-4, 1e-4]
     assert shown["difference"][:2] == [0.005, 2e-7] and shown["difference, too large"][1] == 3e-3

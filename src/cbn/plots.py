@@ -139,7 +139,7 @@ def of_distances(distances):
             (line,) = axes.plot(list(shown.values()), y, MARKERS[k], label=f"with {source}", alpha=0.8)
             if odd := [place for name, place in places.items() if name not in shown]:
                 edge = [1e9] * len(odd)
-                axes.plot(edge, odd, "x", label=f"with {source}: no number", color=line.get_color(), clip_on=False)
+                axes.plot(edge, odd, "x", label=f"with {source}: not finite", color=line.get_color(), clip_on=False)
         axes.axvline(1, **BOUND)
         axes.axvspan(5e-3, 1, color="tab:green", alpha=0.1, label="explained by rounding")
         axes.set(xscale="log", xlim=(5e-3, 2e9), title=quantity)
