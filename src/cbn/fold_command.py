@@ -64,7 +64,7 @@ def _run(options):
         raise UserError(f"out.onnx must be an ordinary file; got {options.target}")
     sample = None if options.sample is None else _read_sample(options.sample)
     try:
-        with Progress("folding:", 4, lines=False) as progress:
+        with Progress("fold:", 4, lines=False) as progress:
             progress("reading")
             for name in ("onnx", "onnx_ir", "onnxruntime"):
                 library(name, "onnx")

@@ -75,7 +75,7 @@ def test_on_a_terminal(model, tmp_path, monkeypatch):
     assert lines[0].split() == ["result", "norm", "into", "what,", "or", "why", "not"]
     assert lines[1].split(maxsplit=2) == ["folded", "N?[2J?", "Z (Conv before it)"]
     assert lines[2].split(maxsplit=2)[:2] == ["left", "Y"] and lines[-1].startswith("1 of 2 folded; largest")
-    steps = re.findall("folding: ([a-z ]+?) +━", without_codes(sys.stderr.getvalue()))
+    steps = re.findall("fold: ([a-z ]+?) +━", without_codes(sys.stderr.getvalue()))
     assert list(dict.fromkeys(steps)) == ["reading", "running the original", "folding", "comparing"]
 
 
