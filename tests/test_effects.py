@@ -42,6 +42,7 @@ def refused(monkeypatch, capsys):
 
     def run(path, *arguments):
         monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which the frame sets
         with pytest.raises(SystemExit) as exit:
             runpy.run_path(str(path), run_name="__main__")
         return exit.value.code, *capsys.readouterr()
@@ -70,7 +71,7 @@ def test_wrong_plot(path, refused):
     status, said, errors = refused(path, "--plot", "plot.xyz")
     usage, error = errors.splitlines()
     assert status == 2 and not said and usage.startswith("usage: ")
-    assert ": error: --plot must end in one of " in error and error.endswith("; got plot.xyz")
+    assert ": error: --plot must end in one of ." in error and error.endswith("; got plot.xyz")
 
 
 def test_a_script_from_end_to_end(tmp_path):
@@ -85,6 +86,7 @@ def test_a_script_from_end_to_end(tmp_path):
 def run(monkeypatch, *claims, arguments=()):
     """What the frame makes of claims: the results are handed on to `tell` and `draw`, and the figure is drawn on."""
     monkeypatch.setattr(sys, "argv", ["effect", *map(str, arguments)])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which the frame sets
     drawn = []
 
     def tell(results):
@@ -98,23 +100,97 @@ def run(monkeypatch, *claims, arguments=()):
 
 def test_claims_that_hold(monkeypatch, capsys):
     run(monkeypatch, (True, "It rains."), (np.True_, "It pours."))
-    assert capsys.readouterr() == ("Seen: It rains. It pours.\n", "")
+    assert capsys.readouterr().out == "Seen: It rains. It pours.\n"
 
 
 @pytest.mark.parametrize("false", [False, np.False_, None])
 def test_a_claim_that_does_not_hold(monkeypatch, capsys, tmp_path, false):
     plot = tmp_path / "plot.png"
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(script.UnexpectedError, match=r"^effect: NOT as expected: It pours\.$"):
         run(monkeypatch, (True, "It rains."), (false, "It pours."), (True, "It ends."), arguments=("--plot", plot))
-    assert exit.value.code == "NOT as expected: It pours."  # which Python writes to stderr, and ends with status 1
     assert capsys.readouterr().out == "Seen: It rains. It pours. It ends.\n"
     assert plot.read_bytes().startswith(b"\x89PNG"), "a plot shows what is wrong"
 
 
-def test_a_failing_claim_is_the_exit_status():
-    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); from script import run; "
-    code += "run('An effect', dict, lambda results: [(False, 'It pours.')], lambda figure, results: None)"
-    assert start("-c", code, status=1).stderr == "NOT as expected: It pours.\n"
+EFFECT = """\"\"\"An effect
+=========
+\"\"\"
+import sys
+
+sys.path.insert(0, {folder!r})
+from script import run
+
+run(__doc__, dict, lambda results: [(False, "It pours.")], lambda figure, results: figure.subplots())
+"""
+
+
+@pytest.fixture
+def failing(tmp_path):
+    """A gallery of one effect that is not as expected, and the effect."""
+    path = tmp_path / "gallery" / "pouring.py"
+    path.parent.mkdir()
+    path.write_text(EFFECT.format(folder=str(FOLDER)))
+    (path.parent / "README.rst").write_text("Gallery\n=======\n")
+    return path
+
+
+def test_a_failing_effect_ends_in_one_line_and_status_1(failing, tmp_path):
+    done = start(failing, "--plot", tmp_path / "plot.png", status=1)
+    assert done.stdout == "Seen: It pours.\n"
+    assert done.stderr == "pouring.py: NOT as expected: It pours.\n"
+
+
+def test_a_failing_effect_fails_the_site(failing, tmp_path):
+    pytest.importorskip("sphinx_gallery")
+    conf = "{'examples_dirs': 'gallery', 'filename_pattern': '.*', 'abort_on_example_error': True}"
+    (tmp_path / "conf.py").write_text(f"extensions = ['sphinx_gallery.gen_gallery']\nsphinx_gallery_conf = {conf}\n")
+    (tmp_path / "index.rst").write_text("Site\n====\n\n.. toctree::\n\n   auto_examples/index\n")
+    done = start("-m", "sphinx", "-q", tmp_path, tmp_path / "site", status=2)
+    assert "pouring.py: NOT as expected: It pours." in done.stderr and "--plot" not in done.stderr
+
+
+def test_other_errors_have_a_traceback(failing):
+    failing.write_text(failing.read_text().replace("dict, ", "lambda: 1 / 0, "))
+    errors = start(failing, status=1).stderr
+    assert errors.startswith("Traceback") and errors.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_without_a_display_it_says_how_to_get_the_plot(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "sphinx_gallery", raising=False)
+    run(monkeypatch, (True, "It rains."))
+    assert capsys.readouterr() == (
+        "Seen: It rains.\n",
+        "There is no display to show the plot on; --plot FILE writes it.\n",
+    )
+
+
+@pytest.mark.parametrize("file", ["plot.PNG", "a.b.svg"])
+def test_a_plot_that_can_be_written(tmp_path, file):
+    assert script.refused(tmp_path / file) is None
+
+
+@pytest.mark.parametrize(
+    "file, rule",
+    [
+        ("png", "end in one of ."),
+        ("missing/plot.png", "be in a folder that exists"),
+        ("folder.png", "be a file that can be written"),
+    ],
+)
+def test_a_plot_that_cannot(tmp_path, file, rule):
+    (tmp_path / "folder.png").mkdir()
+    assert script.refused(tmp_path / file).startswith(rule)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_plot_where_nothing_may_be_written(monkeypatch, tmp_path, there):
+    plot = tmp_path / "plot.png"
+    if there:
+        plot.touch()
+    asked = []
+    monkeypatch.setattr(script.os, "access", lambda path, mode: asked.append((path, mode)))  # root may write everywhere
+    assert script.refused(plot) == "be a file that can be written"
+    assert asked == [(plot if there else tmp_path, script.os.W_OK)]
 
 
 def test_progress_is_for_terminals_alone(capsys):
