@@ -289,6 +289,13 @@ def test_modes_of_a_network():
     assert all(layer.training for layer in network.train().layers if layer in layers)
 
 
+def test_sigmoid_weights_keep_the_deviation_of_a_signal():
+    rng = np.random.default_rng(0)
+    x = 0.1 * rng.normal(size=(200, 400))
+    (weight,) = networks.sigmoid_weights(rng, (400, 400), np.float64)
+    assert networks.Sigmoid()(x @ weight).std() == pytest.approx(0.1, rel=0.1)
+
+
 def test_dropout_keeps_the_mean_and_rests_in_inference():
     layer, ones = networks.Dropout(0.25, np.random.default_rng(0)), np.ones((200, 500), np.float32)
     y = layer(ones)

@@ -3,8 +3,8 @@
 
 **Expected.** Where the mean is large beside the deviation, float32 sums lose what matters: a mean is rounded by a part
 of its own size, not of the deviation's, and E[x²] - E[x]² is the small difference of two large numbers. So a few lines
-of NumPy, and torch in one of its memory layouts, lose digits as the offset grows. cbn adds up in float64, about a value
-near the mean, and should lose none in either layout.
+of NumPy lose digits as the offset grows, and so does torch in both of its memory layouts, in channels_last sooner. cbn
+adds up in float64, about a value near the mean, and should lose none in either layout.
 
 The rows of scikit-learn's digits are the channels, 14,376 pixels each; normalized, moved by so many deviations, and
 rounded to float32. What those float32 numbers give in extended precision is the truth: the error is the largest

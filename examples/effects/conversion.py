@@ -111,7 +111,7 @@ def tell(results):
         yield (
             named and np.median(differences) > 0.05,
             f"{name.capitalize()}: the worst digit's probability is off by {np.median(differences):.2f} (median of the "
-            f"seeds), {np.mean(changed):.1%} of the predictions change, and explain says: {found[0].differences[0]}.",
+            f"seeds), {np.median(changed):.1%} of the predictions change, and explain says: {found[0].differences[0]}.",
         )
     yield same, "Ported by cbn.convert(layer, 'torch', variance='keep') the network gives the bits of the original."
 

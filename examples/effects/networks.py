@@ -11,7 +11,8 @@ import cbn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the digits example stands
 from digits import Linear, Network, ReLU, initial_weights, load_data
 
-__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack", "batches", "initial_weights", "load_data", "steps"]
+__all__ = ["Dropout", "Linear", "Noise", "ReLU", "Sigmoid", "Stack"]
+__all__ += ["batches", "initial_weights", "load_data", "sigmoid_weights", "steps"]
 
 
 class Sigmoid:
@@ -90,6 +91,14 @@ class Stack(Network):
             if hasattr(layer, "train"):
                 layer.train(mode)
         return self
+
+
+def sigmoid_weights(rng, sizes, dtype):
+    """Weights as `initial_weights` gives them for ReLU, for sigmoid: those of Glorot and Bengio (2010) times 4.
+
+    Those suit a slope of 1 at 0; that of a sigmoid is a quarter.
+    """
+    return [4 * rng.normal(0, np.sqrt(2 / (m + n)), (m, n)).astype(dtype) for m, n in itertools.pairwise(sizes)]
 
 
 def batches(rng, count, size):
