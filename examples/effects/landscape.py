@@ -42,10 +42,15 @@ MEASURES = (
 )
 
 
+def streams(seed):
+    """Independent generators: of the split, the order of the samples, the weights, and the noise."""
+    return np.random.default_rng(seed).spawn(4)
+
+
 def networks(seed):
     """The three networks, by the name of their colour."""
-    weights = initial_weights(np.random.default_rng(seed), SIZES, np.float32)
-    noise = np.random.default_rng(seed)
+    *_, weights_rng, noise = streams(seed)
+    weights = initial_weights(weights_rng, SIZES, np.float32)
     between = {
         "with": lambda n: [cbn.BatchNorm1d(n), ReLU()],
         "without": lambda n: [ReLU()],
@@ -102,8 +107,9 @@ def measure():
     """Of each learning rate and network an array by seed, step and measure."""
     results: dict[tuple[float, str], list[list[tuple[float, ...]]]] = {key: [] for key in RUNS}
     for seed, (rate, name) in followed(list(itertools.product(SEEDS, RUNS)), "landscapes"):
-        (x, labels), _ = load_data(np.random.default_rng(seed))
-        order = itertools.islice(batches(np.random.default_rng(seed), len(x), BATCH), STEPS)
+        split, order_rng, *_ = streams(seed)
+        (x, labels), _ = load_data(split)
+        order = itertools.islice(batches(order_rng, len(x), BATCH), STEPS)
         results[rate, name].append(list(followed_training(networks(seed)[name], x, labels, order, rate)))
     return {key: np.array(values) for key, values in results.items()}
 
@@ -114,7 +120,7 @@ def tell(results):
         with_norm, without, noise = (mean[FAST, name][number] for name in ("with", "without", "third"))
         yield (
             without > least * with_norm and without > least * noise,
-            f"{'At a learning rate of 0.1 the' if number == 0 else 'The'} mean {MEASURES[number]} is {with_norm:.2g} "
+            f"{'The' if number else f'At a learning rate of {FAST:g} the'} mean {MEASURES[number]} is {with_norm:.2g} "
             f"with batch norm, {noise:.2g} with noise after it, {without:.2g} without.",
         )
     with_norm, without, noise = (mean[FAST, name][3] for name in ("with", "without", "third"))

@@ -5,9 +5,9 @@
 on the others of its batch, which differ from step to step. Dropout, they found, can then be weakened or left out, and
 without it Inception with batch norm did not overfit more. So batch norm alone should do here what dropout does.
 
-Where all labels are right it does, as far as there is anything to do. Where some are wrong it does not. Four networks
-learn 400 digits, for far more steps than they need, with nothing, batch norm, dropout of half of the hidden units, and
-both: once with the right labels, and once with random ones for 20 % of the samples, to be learned only by heart.
+Four networks learn 400 digits, with nothing, batch norm, dropout of half of the hidden units, and both: once with the
+right labels, which takes far fewer steps than they get, and once with random ones for 20 % of the samples, which can be
+learned only by heart.
 """
 
 import numpy as np
@@ -80,10 +80,11 @@ def tell(results):
     )
     train, normed = drawn["batch norm"]
     yield (
-        train > 0.95 and normed < test + 0.03,
-        f"Batch norm does not hinder that: {train:.0%} and {normed:.0%}.",
+        train > drawn["nothing"][0] + 0.05 and normed < test,
+        f"Batch norm alone is worse than nothing there, since it learns faster: in as many steps {train:.0%} of the "
+        f"labels, where without it learning is not over, and {normed:.0%} of the test samples are right.",
     )
-    for name, text in (("dropout", "Dropout does"), ("both", "Beside batch norm it still does")):
+    for name, text in (("dropout", "Dropout hinders that"), ("both", "Beside batch norm it still does")):
         train, dropped = drawn[name]
         yield train < 0.9 and dropped > normed + 0.03, f"{text}: {train:.0%} and {dropped:.0%}."
 
