@@ -23,7 +23,8 @@ RATES = {ReLU: (0.05, 0.07, 0.1, 0.14, 0.2), Sigmoid: (0.05, 0.1, 0.2, 0.4)}
 SEEDS = {ReLU: range(5), Sigmoid: range(3)}
 LEVEL = {ReLU: 0.95, Sigmoid: 0.8}
 WEIGHTS = {ReLU: initial_weights, Sigmoid: sigmoid_weights}
-STEPS, EVERY, BATCH = 250, 10, 60
+STEPS = {ReLU: 200, Sigmoid: 250}
+EVERY, BATCH = 10, 60
 
 
 def between(activation, normalized):
@@ -37,7 +38,7 @@ def learn(seed, rate, activation, normalized):
     training, test = load_data(rng)
     network = Stack(WEIGHTS[activation](rng, SIZES, np.float32), between(activation, normalized))
     with np.errstate(over="ignore", invalid="ignore"):  # where the rate is too high the weights overflow
-        trained = steps(network, training, rng, rate, BATCH, STEPS)
+        trained = steps(network, training, rng, rate, BATCH, STEPS[activation])
         return [network.accuracy(*test) for number, _ in trained if number % EVERY == 0]
 
 
@@ -70,7 +71,7 @@ def measure():
 def tell(results):
     rate, curves = results[ReLU]
     took = {name: needed(curve, ReLU) for name, curve in curves.items()}
-    late = {name: curve[:, STEPS // EVERY // 2 :].mean() for name, curve in curves.items()}
+    late = {name: curve[:, curve.shape[1] // 2 :].mean() for name, curve in curves.items()}
     yield (
         min(RATES[ReLU]) < rate < max(RATES[ReLU]) and np.isfinite(took["without"]),
         f"ReLU without batch norm reaches {LEVEL[ReLU]:.0%} in {took['without']:.0f} steps (the median of "
@@ -95,7 +96,7 @@ def tell(results):
     yield (
         took["with"] < 0.5 * took["without"] < np.inf and best["with"] > best["without"] + 0.03,
         f"Sigmoid learns without batch norm, too: {LEVEL[Sigmoid]:.0%} takes {took['without']:.0f} steps at its best "
-        f"rate, {rate:g}, and {best['without']:.0%} is what it gets to in {STEPS}; with batch norm "
+        f"rate, {rate:g}, and {best['without']:.0%} is what it gets to in {STEPS[Sigmoid]}; with batch norm "
         f"{took['with']:.0f} steps, and {best['with']:.0%}.",
     )
 
@@ -110,8 +111,8 @@ def draw(figure, results):
     }
     figure.set_size_inches(9, 4.5)
     panels = figure.subplots(1, 2, sharey=True)
-    x = np.arange(EVERY, STEPS + 1, EVERY)
     for axes, (activation, (rate, curves)) in zip(panels, results.items(), strict=True):
+        x = np.arange(EVERY, STEPS[activation] + 1, EVERY)
         for name, curve in curves.items():
             label = name.replace("x", "×") if activation is ReLU else None
             band(axes, x, curve, label=label, **looks[name])
