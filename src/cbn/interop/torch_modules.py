@@ -63,6 +63,13 @@ class BatchNorm2d(OnCbn, torch.nn.BatchNorm2d):
     num_features, eps, momentum, affine, track_running_stats, bias, device, dtype
         As torch's. momentum must lie in [0, 1] (or be None), eps be 0 or more.
 
+    Raises
+    ------
+    ValueError
+        For another rank, another number of channels, and in training for one value per channel (with torch's text).
+    TypeError
+        For dtypes that do not go together: weight and bias must have one dtype, x's, float32 or float64.
+
     Notes
     -----
     Tensors (N, C, H, W) on the CPU, contiguous or channels_last, of float32, float64, float16 or bfloat16, take part
@@ -76,13 +83,6 @@ class BatchNorm2d(OnCbn, torch.nn.BatchNorm2d):
     A batch that raises, and an empty one, changes neither the running statistics nor num_batches_tracked.
 
     Results of 2 MB or more use memory that is kept for the next call, see `empty_cache`.
-
-    Raises
-    ------
-    ValueError
-        For another rank, another number of channels, and in training for one value per channel (with torch's text).
-    TypeError
-        For dtypes that do not go together: weight and bias must have one dtype, x's, float32 or float64.
     """
 
 
