@@ -139,15 +139,6 @@ def draw(path):
     figure.savefig(path, metadata={"Date": None, "Description": drawn()})
 
 
-def main():
-    """Draw the plot into this file; with --check compare what it shows with the results."""
-    *flags, path = sys.argv[1:]
-    if flags != ["--check"]:
-        draw(path)
-    elif escape(drawn()) not in Path(path).read_text():
-        sys.exit(f"{path} must show the newest results; got others")
-
-
 # --- variants.py: performance ---
 
 OPTIONS = {
@@ -180,6 +171,15 @@ def options():
     sizes = [f"{4e-6 * math.prod(result(name)['shape']):.0f} MB" for name in ("variants", "variants_large")]
     header = ["option", "operation", *(f"{layout} {', '.join(sizes)}" for layout in ("NCHW", "NHWC"))]
     return table(header, rows, text=2)
+
+
+def main():
+    """Draw the plot into this file; with --check compare what it shows with the results."""
+    *flags, path = sys.argv[1:]
+    if flags != ["--check"]:
+        draw(path)
+    elif escape(drawn()) not in Path(path).read_text():
+        sys.exit(f"{path} must show the newest results; got others")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,25 @@
 """test_effects: the frame of the effects, their layers, what every script must have; the site's build runs them all."""
 
 import ast
-import importlib
 import itertools
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from effects import FOLDER, imported
 
 import cbn
 
 matplotlib = pytest.importorskip("matplotlib")
-pytest.importorskip("rich")
-pytest.importorskip("sklearn")
 matplotlib.use("agg")
 
-FOLDER = Path(__file__).parents[1] / "examples" / "effects"
 COMMON = ("script", "networks")
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in COMMON)
 QUICKEST = FOLDER / "feature_scaling.py"
 
-sys.path.insert(0, str(FOLDER))
-script, networks = map(importlib.import_module, COMMON)
-sys.path.remove(str(FOLDER))
+script, networks = map(imported, COMMON)
 
 every_script = pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 

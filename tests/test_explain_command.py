@@ -10,17 +10,21 @@ from test_cli import refused, run
 import cbn
 
 
-@pytest.fixture
-def files(tmp_path):
+def write_arrays(folder):
     """What a Keras-like system was given and made of it, twice."""
     rng = np.random.default_rng(0)
     layer = cbn.BatchNorm(3, axis=-1, convention="keras", momentum=0.9)
     layer(rng.standard_normal((8, 3)).astype(np.float32))
-    np.savez(tmp_path / "before.npz", **layer.state_dict())
+    np.savez(folder / "before.npz", **layer.state_dict())
     x = (0.1 * rng.standard_normal((8, 3))).astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", layer(x))
-    np.savez(tmp_path / "state.npz", **layer.state_dict())
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", layer(x))
+    np.savez(folder / "state.npz", **layer.state_dict())
+
+
+@pytest.fixture
+def files(tmp_path):
+    write_arrays(tmp_path)
     return tmp_path
 
 

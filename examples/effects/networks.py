@@ -26,32 +26,10 @@ class Sigmoid:
         return dy * self.y * (1 - self.y)
 
 
-class Dropout:
-    """In training each value is 0 with this probability, and the others grow so that the mean stays."""
+class Random:
+    """A layer that multiplies by a factor which it draws anew in each training call, and else returns x."""
 
-    def __init__(self, probability, rng):
-        self.probability, self.rng, self.training = probability, rng, True
-
-    def train(self, mode=True):
-        self.training = mode
-        return self
-
-    def __call__(self, x):
-        self.factor = np.ones_like(x)
-        if self.training:
-            self.factor = (self.rng.random(x.shape) >= self.probability).astype(x.dtype) / (1 - self.probability)
-            self.factor = self.factor.astype(x.dtype)
-        return x * self.factor
-
-    def backward(self, dy):
-        return dy * self.factor
-
-
-class Noise:
-    """In training y = x * a + b; each call draws a mean of a and b for each unit, and about it those of each sample.
-
-    So no two batches come out with the same mean and variance (the experiment of Santurkar et al. 2018).
-    """
+    factor: np.ndarray
 
     def __init__(self, rng):
         self.rng, self.training = rng, True
@@ -60,6 +38,31 @@ class Noise:
         self.training = mode
         return self
 
+    def backward(self, dy):
+        return dy * self.factor
+
+
+class Dropout(Random):
+    """In training each value is 0 with this probability, and the others grow so that the mean stays."""
+
+    def __init__(self, probability, rng):
+        super().__init__(rng)
+        self.probability = probability
+
+    def __call__(self, x):
+        if not self.training:
+            return x
+        kept = self.rng.random(x.shape) >= self.probability
+        self.factor = kept.astype(x.dtype) / x.dtype.type(1 - self.probability)
+        return x * self.factor
+
+
+class Noise(Random):
+    """In training y = x * a + b; each call draws a mean of a and b for each unit, and about it those of each sample.
+
+    So no two batches come out with the same mean and variance (the experiment of Santurkar et al. 2018).
+    """
+
     def __call__(self, x):
         if not self.training:
             return x
@@ -67,9 +70,6 @@ class Noise:
         self.factor = self.rng.normal(self.rng.uniform(1, 1.25, units), 0.1, x.shape).astype(x.dtype)
         shift = self.rng.uniform(-0.75, 0.75, units) + self.rng.uniform(-0.1, 0.1, x.shape)
         return x * self.factor + shift.astype(x.dtype)
-
-    def backward(self, dy):
-        return dy * self.factor
 
 
 class Stack(Network):

@@ -8,7 +8,7 @@ from .console import say
 from .conventions import NAMES
 from .distances import distances
 from .explanation import explain
-from .files import UserError, check_target, read_array, read_arrays, write_json
+from .files import UserError, check_reports, read_array, read_arrays, write_json
 
 __all__ = ["COMMANDS", "add_options", "run"]
 
@@ -47,8 +47,7 @@ def add_options(parser, _):
 def run(options):
     """Print the answer, and return the exit status: 1 if nothing fits."""
     read = [options.x, options.before, *options.files]
-    check_target("--json", options.json, read)
-    check_target("--plot", options.plot, [*read, options.json])
+    check_reports(options, read)
     given = {}
     for path in options.files:
         name = {".npy": "y", ".npz": "state", ".safetensors": "state"}.get(path.suffix)

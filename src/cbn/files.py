@@ -7,7 +7,7 @@ import os
 from . import reading
 from .libraries import library
 
-__all__ = ["UserError", "check_target", "plain", "read_array", "read_arrays", "write_json"]
+__all__ = ["UserError", "check_reports", "check_target", "plain", "read_array", "read_arrays", "write_json"]
 
 LARGEST_UNPACKED = 1 << 26  # bytes that the arrays of a compressed file may have in any case, however small it is
 LARGEST_NAMES = 1 << 20  # bytes of what says which arrays a state has: those of a whole model
@@ -31,6 +31,12 @@ def check_target(name, path, others=()):
         raise UserError(f"{name} must be a file that can be written; got {path}")
     if path and path.resolve() in [other.resolve() for other in others if other]:
         raise UserError(f"{name} must be a file of its own; got {path}")
+
+
+def check_reports(options, others):
+    """Refuse a --json or a --plot that cannot be written, or is one of the others, or both of which are one."""
+    check_target("--json", options.json, others)
+    check_target("--plot", options.plot, [*others, options.json])
 
 
 def write_json(path, answer):

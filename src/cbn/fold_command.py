@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import plots, reading
 from .console import Progress, is_terminal, print_table, say
-from .files import UserError, check_target, read_array, read_arrays, write_json
+from .files import UserError, check_reports, check_target, read_array, read_arrays, write_json
 from .interop.fold_onnx import fold
 from .interop.onnx_edit import loaded, save
 from .interop.onnx_nodes import cause
@@ -57,9 +57,7 @@ def run(options):
 
 def _run(options):
     check_target("out.onnx", options.target, [options.sample])
-    for name, path in _reports(options):
-        check_target(name, path, [options.model, options.target, _beside(options), options.sample])
-    check_target("--plot", options.plot, [options.json])
+    check_reports(options, [options.model, options.target, _beside(options), options.sample])
     if options.target.exists() and not options.target.is_file():
         raise UserError(f"out.onnx must be an ordinary file; got {options.target}")
     sample = None if options.sample is None else _read_sample(options.sample)
@@ -96,10 +94,6 @@ def _read_sample(path):
     return read_array(path, "--sample") if path.suffix == ".npy" else read_arrays(path, "--sample")
 
 
-def _reports(options):
-    return ("--json", options.json), ("--plot", options.plot)
-
-
 def _beside(options):
     """The file for the weights of out.onnx, if those of the model are in a file of their own."""
     target = options.target.resolve()
@@ -123,8 +117,8 @@ def _read_model(options):
             tensor.numpy()
     except (OSError, ValueError) as error:
         raise UserError(f"model.onnx must have weights that can be read; got {cause(error)}") from None
-    for name, path in (("out.onnx", options.target), *_reports(options)):
-        check_target(name, path, files)
+    check_target("out.onnx", options.target, files)
+    check_reports(options, files)
     if files and _beside(options).exists() and not _in_place(options):
         raise UserError(f"{_beside(options).name} must not exist yet, for the weights go there; got one that does")
     return model, files

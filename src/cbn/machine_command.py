@@ -8,7 +8,7 @@ import numpy as np
 
 from . import comparison, plots, runtime, selfcheck
 from .console import Progress, is_terminal, print_table, say
-from .files import UserError, check_target, read_array, write_json
+from .files import UserError, check_reports, read_array, write_json
 
 __all__ = ["COMMANDS", "STATUS", "add_options", "run"]
 
@@ -172,8 +172,7 @@ def run(options):
     """Do what was asked for, and print it; return the exit status: 1 unless all is as it must be."""
     if options.axis is not None and not options.input:
         raise UserError("--axis must come with --input; got it alone")
-    check_target("--json", options.json, [options.input])
-    check_target("--plot", options.plot, [options.input, options.json])
+    check_reports(options, [options.input])
     given = None if options.input is None else (options.input.name, *read_input(options.input, options.axis))
     part, results = options.command, {"config": runtime.config()}
     if part in (None, "config"):

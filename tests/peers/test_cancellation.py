@@ -1,23 +1,13 @@
 """test_cancellation: what is recorded of torch's errors, for the example that draws them, is what torch does."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from effects import imported
 
-for library in ("torch", "sklearn", "matplotlib", "rich"):
-    pytest.importorskip(library)
-
-EFFECTS = Path(__file__).parents[2] / "examples" / "effects"
-
-
-@pytest.fixture
-def cancellation(monkeypatch):
-    monkeypatch.syspath_prepend(str(EFFECTS))
-    import cancellation
-
-    return cancellation
+pytest.importorskip("torch")
+cancellation = imported("cancellation")
 
 
 @pytest.fixture(params=[1, 2])
@@ -31,7 +21,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def test_recorded_errors_of_torch_are_of_the_size_of_live_ones(cancellation, threads):
+def test_recorded_errors_of_torch_are_of_the_size_of_live_ones(threads):
     recorded, live = json.loads(cancellation.RECORDED.read_text())["errors"], cancellation.torch_errors()["errors"]
     assert list(recorded) == list(live)
     offsets = np.log10(cancellation.OFFSETS)

@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from cases import needs_openmp
-
-import cbn
+from test_explain_command import write_arrays
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
 BLOCKS = re.findall(r"^```\n\$ python -m cbn (.+)\n([^`]+)^```$", PAGE, re.MULTILINE)
@@ -26,18 +24,6 @@ def case(command, wanted):
 def test_all_blocks_are_found():
     names = [command.split()[0] for command, _ in BLOCKS]
     assert names == ["folds", "check", "config", "explain", "fold"] and len(names) == PAGE.count("\n$ ")
-
-
-def write_arrays(folder):
-    """What a Keras-like system was given and made of it."""
-    rng = np.random.default_rng(0)
-    layer = cbn.BatchNorm(3, convention="keras", momentum=0.9)
-    layer(rng.standard_normal((8, 3)).astype(np.float32))
-    np.savez(folder / "before.npz", **layer.state_dict())
-    x = (0.1 * rng.standard_normal((8, 3))).astype(np.float32)
-    np.save(folder / "x.npy", x)
-    np.save(folder / "y.npy", layer(x))
-    np.savez(folder / "state.npz", **layer.state_dict())
 
 
 def write_model(path):
